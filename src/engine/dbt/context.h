@@ -12,6 +12,7 @@
 /// The software engine: binary translation of x86-64 on x86-64. See docs/engine-dbt.md.
 namespace vezha::engine::dbt {
 
+class ApicFabric;
 class Lapic;
 class VcpuImpl;
 class VmImpl;
@@ -76,7 +77,14 @@ struct Context {
     VmImpl* vm = nullptr;
     memory::GuestMemory* memory = nullptr;
     bus::Bus* bus = nullptr;
+    ApicFabric* apics = nullptr;
     x86::CpuidTable cpuid{};
+
+    // The translator's own part.
+    u64 mode_key = 0;           ///< of update_mode(): part of a block's key (see block_key.h)
+    bool vector_parked = true;  ///< the guest's vector state is in `xsave`, not in the registers
+    alignas(64) x86::XsaveArea xsave{};
+    void* translator = nullptr;  ///< struct GuestRun: software TLB, jump cache, exits
 };
 
 }  // namespace vezha::engine::dbt
