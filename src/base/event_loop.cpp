@@ -46,6 +46,7 @@ void EventLoop::run() {
     thread_ = std::this_thread::get_id();
     while (!stopping_.load(std::memory_order_acquire)) run_once(-1);
     run_tasks();
+    run_deferred();
     stopping_ = false;
     thread_ = std::thread::id{};
 }
@@ -53,6 +54,8 @@ void EventLoop::run() {
 void EventLoop::run_once(int timeout_ms) {
     const bool outermost = thread_.load() == std::thread::id{};
     if (outermost) thread_ = std::this_thread::get_id();
+    run_deferred();
+    if (!deferred_.empty()) timeout_ms = 0;  // one pass a turn, so that descriptors are not starved
     epoll_event events[64];
     const int count = ::epoll_wait(epoll_.get(), events, 64, timeout_ms);
     CHECK(count >= 0 || errno == EINTR);
@@ -97,6 +100,16 @@ void EventLoop::call(const Task& task) {
     });
     std::unique_lock lock(mutex);
     done_changed.wait(lock, [&] { return done; });
+}
+
+void EventLoop::run_deferred() {
+    std::vector<Task> tasks;
+    tasks.swap(deferred_);
+    for (auto& task : tasks) task();
+    if (deferred_.empty()) {  // keeps the capacity: this runs on every turn
+        tasks.clear();
+        deferred_.swap(tasks);
+    }
 }
 
 void EventLoop::run_tasks() {

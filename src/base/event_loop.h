@@ -32,6 +32,9 @@ class EventLoop {
     void run_once(int timeout_ms);
     void stop();          ///< any thread
     void post(Task task); ///< any thread; runs on the loop's thread, in order
+    /// Runs once before the loop waits again: for work gathered over a turn, such as one submission for many requests.
+    /// On the loop's thread, or while the loop does not run.
+    void before_wait(Task task) { deferred_.push_back(std::move(task)); }
     /// Posts and waits for the end. Runs directly when called on the loop's thread. The loop must be running.
     void call(const Task& task);
     bool in_loop_thread() const { return thread_.load() == std::this_thread::get_id(); }
@@ -83,6 +86,7 @@ class EventLoop {
     };
     EventLoop(std::string name, UniqueFd epoll, EventFd wakeup, UniqueFd timer);
     void run_tasks();
+    void run_deferred();
     void run_timers();
     void program_timer_locked();
 
@@ -95,6 +99,7 @@ class EventLoop {
 
     u64 next_id_ = 2;  // 0: wakeup_, 1: timer_fd_
     std::unordered_map<u64, std::shared_ptr<Handler>> handlers_;  // loop thread
+    std::vector<Task> deferred_;                                  // loop thread
 
     std::mutex mutex_;  // guards what follows
     std::vector<Task> tasks_;
