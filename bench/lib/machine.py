@@ -29,12 +29,12 @@ class Machine:
 class Qemu:
     name = "qemu"
 
-    def __init__(self, path: str = "qemu-system-x86_64") -> None:
-        self.path = path
+    def __init__(self, path: str = "qemu-system-x86_64", cpu: str = "max") -> None:
+        self.path, self.cpu = path, cpu
 
     def argv(self, m: Machine, *, firmware: Path | None = None) -> list[str]:
         threads = ",thread=multi" if m.cpus > 1 else ""
-        engine = ["-accel", "kvm", "-cpu", "qemu64"] if m.engine == "kvm" else ["-accel", f"tcg{threads}", "-cpu", "max"]
+        engine = ["-accel", "kvm", "-cpu", "qemu64"] if m.engine == "kvm" else ["-accel", f"tcg{threads}", "-cpu", self.cpu]
         argv = [self.path, "-M", "q35", *engine, "-m", str(m.memory_mib), "-smp", str(m.cpus),
                 "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                 "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console", "-device", "virtio-rng-pci"]
