@@ -56,6 +56,8 @@ struct Context {
     x86::Segment tr{}, ldtr{};
     x86::DescriptorTable gdtr{}, idtr{};
     u64 cr0 = 0, cr2 = 0, cr3 = 0, cr4 = 0, efer = 0, xcr0 = 1, xss = 0;
+    std::array<u64, 4> pdpte{};  ///< PAE paging's page-directory-pointer entries, as loaded with CR3
+    u8 physical_bits = 48;     ///< MAXPHYADDR of `cpuid`
     std::array<u64, 4> dr{};
     u64 dr6 = 0xffff0ff0, dr7 = 0x400;
 
@@ -63,6 +65,13 @@ struct Context {
     u64 star = 0, lstar = 0, cstar = 0, sfmask = 0, kernel_gs_base = 0;
     u64 sysenter_cs = 0, sysenter_esp = 0, sysenter_eip = 0;
     u64 pat = 0x0007'0406'0007'0406, tsc_aux = 0, tsc_adjust = 0, apic_base = 0, misc_enable = 1;
+    u64 spec_ctrl = 0, kvm_wall_clock = 0, kvm_system_time = 0, kvm_poll_control = 1;
+    /// Stored for the guest; memory types mean nothing here. Fixed ranges: 64K, 16K 80000, 16K A0000, 4K C0000...
+    struct {
+        std::array<u64, 16> variable{};
+        std::array<u64, 11> fixed{};
+        u64 default_type = 0;
+    } mtrr;
     u64 tsc_offset = 0;        ///< guest TSC = host TSC + tsc_offset
 
     // Events (SDM vol. 3A, 6.7 and 6.8).
