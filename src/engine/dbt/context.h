@@ -57,7 +57,8 @@ struct Context {
     x86::DescriptorTable gdtr{}, idtr{};
     u64 cr0 = 0, cr2 = 0, cr3 = 0, cr4 = 0, efer = 0, xcr0 = 1, xss = 0;
     std::array<u64, 4> pdpte{};  ///< PAE paging's page-directory-pointer entries, as loaded with CR3
-    u8 physical_bits = 48;     ///< MAXPHYADDR of `cpuid`
+    u8 physical_bits = 48;     ///< MAXPHYADDR of `cpuid`; set by note_cpuid()
+    bool amd = false;          ///< the vendor that `cpuid` shows
     std::array<u64, 4> dr{};
     u64 dr6 = 0xffff0ff0, dr7 = 0x400;
 

@@ -21,7 +21,7 @@ constexpr u32 kSysCfg = 0xc0010010, kHwcr = 0xc0010015, kTseg = 0xc0010112, kNbC
               kIntPending = 0xc0010055, kDeCfg = 0xc0011029, kOsvwLength = 0xc0010140, kOsvwStatus = 0xc0010141,
               kVmCr = 0xc0010114;
 
-bool amd(Context& ctx) { return ctx.cpuid.query(0, 0).ecx == 0x444d4163; }  // "cAMD"
+bool amd(const Context& ctx) { return ctx.amd; }
 bool shows(Context& ctx, u32 leaf, u32 CpuidRegisters::*member, unsigned bit) {
     return ctx.cpuid.query(leaf, 0).*member >> bit & 1;
 }
