@@ -28,9 +28,6 @@ void deliver_event(Context& ctx, const Event& event, u64 return_rip);
 /// Delivers an event that is not tied to an instruction's completion; faults on the way become exceptions in their turn.
 void deliver_external(Context& ctx, u8 vector, EventKind kind);
 
-/// Raises #DB with bits for DR6 (SDM vol. 3B, 17.2.3): the bits travel in Fault::address.
-Fault debug_fault(u64 dr6_bits);
-
 /// The processor state after INIT (SDM vol. 3A, table 10-1); FPU, TSC and most MSRs stay.
 void init_reset(Context& ctx);
 

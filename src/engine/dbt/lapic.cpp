@@ -84,6 +84,12 @@ void Lapic::acknowledge(u8 vector) {
     registers_[reg::kIsr / 16 + vector / 32].fetch_or(bit, std::memory_order_acq_rel);
 }
 
+void Lapic::unacknowledge(u8 vector) {
+    const u32 bit = 1u << (vector & 31);
+    registers_[reg::kIsr / 16 + vector / 32].fetch_and(~bit, std::memory_order_acq_rel);
+    registers_[reg::kIrr / 16 + vector / 32].fetch_or(bit, std::memory_order_acq_rel);
+}
+
 bool Lapic::accepts_ext_int() const {
     if (!(ctx_.apic_base & apic_base::kBsp)) return false;
     if (!hardware_enabled()) return true;

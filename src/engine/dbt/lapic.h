@@ -65,6 +65,8 @@ class Lapic {
     int pending_vector() const;
     /// INTA: moves the vector from IRR to ISR.
     void acknowledge(u8 vector);
+    /// Back again: for a state saved between the two.
+    void unacknowledge(u8 vector);
     /// The PIC's INTR reaches this processor (LINT0 as ExtINT, or the APIC is off).
     bool accepts_ext_int() const;
     u64 cr8() const { return get(x86::lapic::kTpr) >> 4; }

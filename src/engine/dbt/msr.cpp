@@ -247,6 +247,7 @@ bool set_msr(Context& ctx, u32 index, u64 value) {
         case msr::kApicBase: ctx.apic_base = value; return true;
         case msr::kEfer: ctx.efer = value; return true;
         case msr::kTsc: set_guest_tsc(ctx, value); return true;
+        case msr::kMiscEnable: ctx.misc_enable = value; return true;
         case msr::kKvmWallClock: return restore_wall_clock(ctx, value);
         default: return write_msr(ctx, index, value);
     }

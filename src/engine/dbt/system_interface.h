@@ -84,6 +84,18 @@ class ApicFabric : public bus::MsiSink {
 };
 std::unique_ptr<ApicFabric> new_apic_fabric(const VmWiring& wiring);
 
+/// Call when ctx.cpuid was set: what the engine keeps of it in Context.
+void note_cpuid(Context& ctx);
+
+/// Everything of the vCPU into the canonical form and back. The vCPU stands; the VM's time too, if the values are to be
+/// consistent. load: InvalidFormat for a state that no processor can be in; ctx may be half loaded then.
+x86::CpuState to_cpu_state(Context& ctx);
+Result<> from_cpu_state(Context& ctx, const x86::CpuState& state);
+
+/// Raises #DB with bits for DR6 (BS, B0-B3...; SDM vol. 3B, 17.2.3) as ctx.fault: the bits travel in Fault::address. Set
+/// RF in flags first for an instruction breakpoint.
+Fault debug_fault(u64 dr6_bits);
+
 /// Host-side access to MSRs by number for save and load: no privilege or reserved-bit faults; false if unknown.
 bool get_msr(Context& ctx, u32 index, u64& value);
 bool set_msr(Context& ctx, u32 index, u64 value);
