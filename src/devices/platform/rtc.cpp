@@ -75,7 +75,8 @@ void Rtc::set_memory_sizes(u64 low, u64 high) {
     put(0x5b, std::min<u64>(high / (64 * kKiB), 0xff'ffff), 3);
 }
 
-u64 Rtc::now_ns() const { return static_cast<u64>(static_cast<i64>(wall_clock_ns_()) + offset_ns_); }
+// Unsigned: an offset from a damaged state must not overflow.
+u64 Rtc::now_ns() const { return wall_clock_ns_() + static_cast<u64>(offset_ns_); }
 
 bool Rtc::stopped() const { return (cmos_[kB] & kBSet) || (cmos_[kA] & 0x60) == 0x60; }
 
