@@ -15,7 +15,8 @@ if(VEZHA_SANITIZE)
   target_link_options(vezha_options INTERFACE -fsanitize=${VEZHA_SANITIZE})
 endif()
 if(VEZHA_FUZZ)
-  target_compile_options(vezha_options INTERFACE -fsanitize=fuzzer-no-link)
+  target_compile_options(vezha_options INTERFACE -fsanitize=fuzzer-no-link
+                         -fsanitize-ignorelist=${CMAKE_SOURCE_DIR}/cmake/sanitizer_ignore.txt)
   target_link_options(vezha_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 

@@ -88,7 +88,7 @@ void Bus::flatten_locked() {
             cuts.push_back(*r.base + r.size);
         }
         // Highest priority first, later mapping first among equals.
-        std::stable_sort(visible.begin(), visible.end(), [](const Range* a, const Range* b) {
+        std::sort(visible.begin(), visible.end(), [](const Range* a, const Range* b) {
             return a->priority != b->priority ? a->priority > b->priority : a->id > b->id;
         });
         std::sort(cuts.begin(), cuts.end());
