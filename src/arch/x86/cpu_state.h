@@ -86,6 +86,8 @@ struct CpuState {
     u64 apic_base = 0xfee00900;
     u64 tsc = 0;
     u64 tsc_deadline = 0;
+    /// The machine's paravirtual clock (kvmclock) in ns when this was saved; 0: not known. The same on every vCPU.
+    u64 kvm_clock_ns = 0;
     /// Other MSRs that the CPU model lists (SYSENTER, STAR..., PAT, MTRR, KVM paravirtual, ...).
     std::vector<MsrValue> msrs;
     XsaveArea xsave{};
