@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "guest_harness.h"
+
+namespace vezha::test {
+namespace {
+
+struct Guest {
+    const char* name;
+    u32 vcpus = 1;
+};
+constexpr Guest kGuests[] = {{"basic16"}, {"basic32"}, {"interrupts32"}, {"exceptions64"}, {"iret64"},  {"paging64"},
+                             {"mmio64"},  {"pio64"},   {"timer64"},      {"irq64"},        {"nmi64"},   {"smp64", 4},
+                             {"smc64"},   {"fpu64"},   {"syscall64"},    {"cpuid64"},      {"atomics64"}, {"loop64"}};
+
+/// On a host whose KVM has no hardware behind it, guests fail for reasons that are not ours; the self-test decides.
+#define SKIP_IF_UNTRUSTED(engine, text)                                                                       \
+    if (const Result<>& trusted = engine_trusted(engine); !trusted)                                          \
+    GTEST_SKIP() << trusted.error().message() << "\n  this guest: " << (text)
+
+class GuestTest : public testing::TestWithParam<std::tuple<std::string, Guest>> {};
+
+TEST_P(GuestTest, Passes) {
+    const auto& [engine, guest] = GetParam();
+    if (auto available = engine_available(engine); !available) GTEST_SKIP() << available.error().to_string();
+    auto image = guest_image(guest.name);
+    ASSERT_TRUE(image) << image.error().to_string();
+    // Where the host fails its self-test, long waits are pointless.
+    const u64 timeout_ms = engine_trusted(engine) ? 30'000 : 3'000;
+    auto machine = GuestMachine::create(engine, *image, {.vcpus = guest.vcpus, .timeout_ms = timeout_ms});
+    ASSERT_TRUE(machine) << machine.error().to_string();
+    const GuestResult result = (*machine)->run();
+    if (result.outcome == Outcome::Exited && result.code == 0) return;
+    SKIP_IF_UNTRUSTED(engine, result.describe());
+    FAIL() << result.describe();
+}
+
+INSTANTIATE_TEST_SUITE_P(Guests, GuestTest,
+                         testing::Combine(testing::ValuesIn(engine_names()), testing::ValuesIn(kGuests)), [](const auto& info) {
+                             return std::get<0>(info.param) + "_" + std::get<1>(info.param).name;
+                         });
+
+/// Stops a calculation at random moments, moves it to a new machine of this or the other engine, goes on.
+class MoveTest : public testing::TestWithParam<std::tuple<std::string, std::string>> {};
+
+TEST_P(MoveTest, ResultIsTheSame) {
+    const auto& [from, to] = GetParam();
+    for (const std::string& engine : {from, to})
+        if (auto available = engine_available(engine); !available) GTEST_SKIP() << available.error().to_string();
+    auto image = guest_image("loop64");
+    ASSERT_TRUE(image);
+    // A model that both engines have.
+    const GuestOptions options{.cpu = from == to ? "host" : "x86-64-v2", .timeout_ms = 30'000};
+    auto straight = GuestMachine::create(from, *image, options);
+    ASSERT_TRUE(straight) << straight.error().to_string();
+    const GuestResult expected = (*straight)->run();
+    if (expected.outcome != Outcome::Exited || expected.code) {
+        SKIP_IF_UNTRUSTED(from, expected.describe());
+        FAIL() << expected.describe();
+    }
+    std::mt19937 random(20240611);
+    std::string engine = from;
+    auto machine = GuestMachine::create(engine, *image, options);
+    ASSERT_TRUE(machine);
+    unsigned moves = 0;
+    GuestResult result = (*machine)->run(std::uniform_int_distribution<u64>(100, 20'000)(random));
+    while (result.outcome == Outcome::Paused && moves < 20) {
+        engine = engine == from ? to : from;
+        auto next = GuestMachine::create(engine, *image, options);
+        ASSERT_TRUE(next) << next.error().to_string();
+        (*next)->vm().paused();
+        auto moved = (*next)->adopt(**machine);
+        ASSERT_TRUE(moved) << moved.error().to_string();
+        *machine = *std::move(next);
+        ++moves;
+        result = (*machine)->run(std::uniform_int_distribution<u64>(100, 20'000)(random));
+    }
+    if (result.outcome == Outcome::Paused) result = (*machine)->run();
+    if (result.outcome != Outcome::Exited || result.code) {
+        SKIP_IF_UNTRUSTED(from, result.describe());
+        SKIP_IF_UNTRUSTED(to, result.describe());
+        FAIL() << result.describe() << " after " << moves << " moves";
+    }
+    EXPECT_EQ(result.output, expected.output) << "after " << moves << " moves";
+}
+
+INSTANTIATE_TEST_SUITE_P(Engines, MoveTest,
+                         testing::Combine(testing::ValuesIn(engine_names()), testing::ValuesIn(engine_names())),
+                         [](const auto& info) { return std::get<0>(info.param) + "_to_" + std::get<1>(info.param); });
+
+}  // namespace
+}  // namespace vezha::test
