@@ -39,8 +39,8 @@ TEST_P(GuestTest, Passes) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Guests, GuestTest,
-                         testing::Combine(testing::ValuesIn(engine_names()), testing::ValuesIn(kGuests)), [](const auto& info) {
-                             return std::get<0>(info.param) + "_" + std::get<1>(info.param).name;
+                         testing::Combine(testing::ValuesIn(engine_names()), testing::ValuesIn(kGuests)), [](const auto& p) {
+                             return std::get<0>(p.param) + "_" + std::get<1>(p.param).name;
                          });
 
 /// Stops a calculation at random moments, moves it to a new machine of this or the other engine, goes on.
@@ -89,7 +89,7 @@ TEST_P(MoveTest, ResultIsTheSame) {
 
 INSTANTIATE_TEST_SUITE_P(Engines, MoveTest,
                          testing::Combine(testing::ValuesIn(engine_names()), testing::ValuesIn(engine_names())),
-                         [](const auto& info) { return std::get<0>(info.param) + "_to_" + std::get<1>(info.param); });
+                         [](const auto& p) { return std::get<0>(p.param) + "_to_" + std::get<1>(p.param); });
 
 }  // namespace
 }  // namespace vezha::test
