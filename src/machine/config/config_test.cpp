@@ -6,6 +6,7 @@
 namespace vezha::machine {
 namespace {
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::string g_file;
 Result<std::string> file_text(const std::string&) { return g_file; }
@@ -130,6 +131,12 @@ TEST(Config, SizesAreReadExactly) {
     EXPECT_FALSE(parse_size("-1G"));
     EXPECT_FALSE(parse_size("99999999999999T"));
     EXPECT_FALSE(parse_size("1.5G"));
+}
+
+TEST(Config, CharactersBeyondAsciiBelongInQuotes) {
+    const std::string file = "# комментар\nname = \"вежа\"\nkernel = 'k\xc3\xa9'\n";
+    ASSERT_THAT(error_of({"f.toml"}, file + "append = \"\"\"\nd\xc3\xa9j\xc3\xa0 \\\"\n\"\"\"\n"), Not(HasSubstr("ASCII")));
+    EXPECT_THAT(error_of({"f.toml"}, file + "cpus\xef\xbb\x92 = 2"), HasSubstr("f.toml:4: a character beyond ASCII"));
 }
 
 }  // namespace

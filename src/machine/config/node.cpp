@@ -128,9 +128,48 @@ usize edit_distance(std::string_view a, std::string_view b) {
     return row[b.size()];
 }
 
+/// TOML 1.0 has characters beyond ASCII in strings and comments alone; toml++ 3.3 takes some of them elsewhere into code
+/// that it believes unreachable. @return the line of the first such character, or 0
+u32 line_of_stray_character(std::string_view text) {
+    u32 line = 1;
+    std::string_view quote;  // the delimiter of the string we are in: " ' """ '''
+    bool comment = false;
+    for (usize i = 0; i < text.size(); ++i) {
+        const char c = text[i];
+        if (c == '\n') {
+            ++line;
+            comment = false;
+            if (quote.size() == 1) quote = {};  // an unfinished string: the parser will say so
+        } else if (comment) {
+            continue;
+        } else if (!quote.empty()) {
+            if (c == '\\' && quote[0] == '"') {
+                ++i;
+            } else if (text.substr(i, quote.size()) == quote) {
+                i += quote.size() - 1;
+                quote = {};
+            }
+        } else if (c == '#') {
+            comment = true;
+        } else if (c == '"' || c == '\'') {
+            const usize size = text.substr(i, 3) == std::string(3, c) ? 3 : 1;
+            quote = text.substr(i, size);
+            i += size - 1;
+        } else if (static_cast<u8>(c) >= 0x80) {
+            // A byte order mark at the very start is no character of the text.
+            if (i == 0 && text.starts_with("\xef\xbb\xbf")) i += 2;
+            else return line;
+        }
+    }
+    return 0;
+}
+
 }  // namespace
 
 Result<Node> parse_toml(std::string_view text, const std::string& file_name) {
+    if (const u32 line = line_of_stray_character(text))
+        return Failure(Error(ErrorCode::InvalidFormat, fmt::format("{}:{}: a character beyond ASCII outside quotes", file_name, line))
+                           .with_hint("put the text in double quotes"));
     const toml::parse_result parsed = toml::parse(text, file_name);
     if (!parsed)
         return Failure(Error(ErrorCode::InvalidFormat,
