@@ -216,6 +216,7 @@ Result<std::unique_ptr<LoopThread>> LoopThread::start(std::string name) {
 
 LoopThread::LoopThread(std::unique_ptr<EventLoop> loop) : loop_(std::move(loop)) {
     thread_ = std::thread([this] { loop_->run(); });
+    while (!loop_->running()) std::this_thread::yield();
     // Linux keeps 15 characters of a thread's name.
     pthread_setname_np(thread_.native_handle(), loop_->name().substr(0, 15).c_str());
 }

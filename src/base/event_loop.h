@@ -37,6 +37,9 @@ class EventLoop {
     void before_wait(Task task) { deferred_.push_back(std::move(task)); }
     /// Posts and waits for the end. Runs directly when called on the loop's thread. The loop must be running.
     void call(const Task& task);
+    /// Runs `task` where handlers may be added and removed: by call() if a thread serves this loop, else directly.
+    void run_exclusive(const Task& task) { running() ? call(task) : task(); }
+    bool running() const { return thread_.load() != std::thread::id{}; }
     bool in_loop_thread() const { return thread_.load() == std::this_thread::get_id(); }
     const std::string& name() const { return name_; }
 
@@ -107,7 +110,7 @@ class EventLoop {
     u64 programmed_ns_ = ~u64{0};
 };
 
-/// An EventLoop with its own thread, joined on destruction.
+/// An EventLoop with its own thread, joined on destruction. It runs when start() returns.
 class LoopThread {
   public:
     static Result<std::unique_ptr<LoopThread>> start(std::string name);
