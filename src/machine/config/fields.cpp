@@ -8,7 +8,7 @@ constexpr std::array kEngines{EnumName{EngineChoice::Auto, "auto"}, EnumName{Eng
                               EnumName{EngineChoice::Dbt, "dbt"}};
 constexpr std::array kFormats{EnumName{DiskFormat::Raw, "raw"}};
 constexpr std::array kCaches{EnumName{DiskCache::Writeback, "writeback"}, EnumName{DiskCache::None, "none"},
-                             EnumName{DiskCache::Writethrough, "writethrough"}};
+                             EnumName{DiskCache::Unsafe, "unsafe"}};
 constexpr std::array kNets{EnumName{NetKind::User, "user"}, EnumName{NetKind::Tap, "tap"},
                            EnumName{NetKind::Socket, "socket"}, EnumName{NetKind::None, "none"}};
 constexpr std::array kReactions{EnumName{Reaction::Restart, "restart"}, EnumName{Reaction::Exit, "exit"}};
@@ -31,7 +31,7 @@ std::span<const Field<DiskConfig>> DiskConfig::fields() {
     static constexpr auto rows = std::to_array<Field<C>>({
         config_field<C, &C::path>("path", "FILE", "the image file or block device"),
         config_field<C, &C::format>("format", "raw", "the image's format"),
-        config_field<C, &C::cache>("cache", "writeback|none|writethrough", "none: past the host's page cache (O_DIRECT)"),
+        config_field<C, &C::cache>("cache", "writeback|none|unsafe", "none: past the host's page cache (O_DIRECT); unsafe: flushes do nothing"),
         config_field<C, &C::readonly>("readonly", "on|off", "the guest may not write"),
         config_field<C, &C::discard>("discard", "on|off", "what the guest trims is freed in the image"),
         config_field<C, &C::serial>("serial", "TEXT", "serial number the guest sees, up to 20 characters"),

@@ -118,7 +118,7 @@ std::string run_help() {
         "Usage: vezha run [FILE.toml] [FLAGS]\n"
         "\n"
         "Starts a virtual machine and stays until it is powered off. Its serial port is this terminal:\n"
-        "type Ctrl-] three times within a second to end the machine, or power it off from inside.\n"
+        "Ctrl-A x ends the machine at once, Ctrl-A h helps; or power it off from inside.\n"
         "\n"
         "  vezha run --kernel vmlinuz --initrd initrd.img --append \"console=ttyS0\"\n"
         "  vezha run --kernel vmlinuz --initrd initrd.img --append \"console=ttyS0 root=/dev/vda\" \\\n"

@@ -16,7 +16,7 @@ namespace vezha::machine {
 enum class EngineChoice : u8 { Auto, Kvm, Dbt };
 enum class DiskFormat : u8 { Raw };
 /// Which caches of the host lie between a guest's write and the file.
-enum class DiskCache : u8 { Writeback, None, Writethrough };
+enum class DiskCache : u8 { Writeback, None, Unsafe };
 enum class NetKind : u8 { User, Tap, Socket, None };
 enum class Reaction : u8 { Restart, Exit };
 enum class LogChoice : u8 { Error, Warning, Info, Debug };
