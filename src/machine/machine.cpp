@@ -248,7 +248,7 @@ void Machine::emit(const VmEvent& event) {
 
 void Machine::reset(ShutdownCause cause) {
     const bool was_running = state_ == RunState::Running;
-    if (was_running) pause_all();
+    if (was_running) pause_all();  // also drains the cards, as their reset demands
     wish_pending_ = false;
     Result<> done = board_->reset();
     if (done) done = load_boot();
