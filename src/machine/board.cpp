@@ -37,7 +37,6 @@ Board::Board(const Parts& parts)
       acpi_pm_(parts.bus, parts.clock, isa(9), parts.events, kPmBase, /*acpi_on=*/true),
       system_ports_(parts.bus, parts.events),
       debug_console_(parts.bus, 0x402, log_debug_console),
-      debug_exit_(parts.bus, parts.events),
       pvpanic_(parts.bus, parts.events),
       fw_cfg_(parts.bus, parts.memory),
       pirq_([this](unsigned gsi, bool asserted) { ioapic_.line(gsi).set(asserted); },
@@ -53,6 +52,13 @@ Board::Board(const Parts& parts)
     // Chipset slots of ICH9 are fixed; nothing else is on the bus yet.
     CHECK(pci_.add(lpc_, devices::pci::Slot{31, 0}).has_value());
     CHECK(pci_.add(smbus_, devices::pci::Slot{31, 3}).has_value());
+
+    if (parts.test_devices) {
+        debug_exit_ = std::make_unique<devices::platform::DebugExit>(parts.bus, parts.events);
+        std::array<bus::IrqLine*, devices::platform::TestDevice::kLines> lines{};
+        for (unsigned line = 0; line < lines.size(); ++line) lines[line] = line < 16 ? &isa(line) : &ioapic_.line(line);
+        test_device_ = std::make_unique<devices::platform::TestDevice>(parts.bus, lines);
+    }
 
     u64 low = 0, high = 0;
     for (const auto& region : parts.memory.regions()) {
@@ -78,7 +84,9 @@ PciWindows Board::windows(const memory::GuestMemory& memory) {
 
 std::vector<state::Stateful*> Board::stateful() {
     std::vector<state::Stateful*> all{&parts_.pic, &ioapic_,       &hpet_,          &pit_,        &rtc_,     &i8042_,
-                                      &acpi_pm_,   &system_ports_, &debug_console_, &debug_exit_, &pvpanic_, &fw_cfg_};
+                                      &acpi_pm_,   &system_ports_, &debug_console_, &pvpanic_, &fw_cfg_};
+    if (debug_exit_) all.push_back(debug_exit_.get());
+    if (test_device_) all.push_back(test_device_.get());
     for (auto& uart : uarts_) all.push_back(uart.get());
     for (auto* function : pci_.functions()) all.push_back(function);
     return all;

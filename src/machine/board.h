@@ -24,6 +24,7 @@
 #include "devices/platform/platform_events.h"
 #include "devices/platform/rtc.h"
 #include "devices/platform/system_ports.h"
+#include "devices/platform/test_device.h"
 #include "devices/platform/uart.h"
 #include "engine/engine.h"
 #include "machine/pci_setup.h"
@@ -42,6 +43,7 @@ class Board {
         devices::platform::PlatformEvents& events;
         std::vector<chardev::Chardev*> serials;  ///< the other ends of COM1 to COM4
         u32 cpus = 1;
+        bool test_devices = false;  ///< exit port and test device
     };
     explicit Board(const Parts& parts);
 
@@ -80,7 +82,8 @@ class Board {
     devices::platform::AcpiPm acpi_pm_;
     devices::platform::SystemPorts system_ports_;
     devices::platform::DebugConsole debug_console_;
-    devices::platform::DebugExit debug_exit_;
+    std::unique_ptr<devices::platform::DebugExit> debug_exit_;
+    std::unique_ptr<devices::platform::TestDevice> test_device_;
     devices::platform::PvPanic pvpanic_;
     devices::platform::FwCfg fw_cfg_;
     std::vector<std::unique_ptr<devices::platform::Uart>> uarts_;

@@ -72,7 +72,8 @@ Result<> Machine::build() {
     model_ = *std::move(model);
 
     TRY(build_consoles());
-    Board::Parts parts{.memory = memory_, .bus = bus_, .clock = clock_, .vm = *vm_, .pic = pic_, .events = *this, .serials = {}, .cpus = config_.cpus};
+    Board::Parts parts{.memory = memory_, .bus = bus_, .clock = clock_, .vm = *vm_, .pic = pic_, .events = *this, .serials = {}, .cpus = config_.cpus,
+                       .test_devices = config_.test_devices};
     for (auto& serial : serials_) parts.serials.push_back(serial.get());
     board_ = std::make_unique<Board>(parts);
     board_for_eoi_.store(board_.get(), std::memory_order_release);

@@ -82,6 +82,7 @@ std::span<const Field<VmConfig>> VmConfig::fields() {
         config_field<C, &C::rng>("rng", "on|off", "a source of randomness for the guest (default: on)", "Behaviour"),
         config_field<C, &C::balloon>("balloon", "on|off", "memory can be taken back and freed pages reported (default: on)", "Behaviour"),
 
+        config_field<C, &C::test_devices>("test_devices", "on|off", "devices for test guests: exit port 0xf4, test ports (default: off)", "Tuning"),
         config_field<C, &C::io_threads>("io_threads", "N", "threads for disks and network (default: one per four CPUs)", "Tuning"),
         config_field<C, &C::memfd>("memfd", "on|off", "keep guest memory in a memfd (default: off)", "Tuning"),
         config_field<C, &C::huge_pages>("huge_pages", "on|off", "transparent huge pages for guest memory (default: on)", "Tuning"),

@@ -96,6 +96,7 @@ struct VmConfig {
     bool memfd = false;
     bool huge_pages = true;
     bool paused = false;
+    bool test_devices = false;
     LogChoice log = LogChoice::Warning;
     SandboxChoice sandbox = SandboxChoice::On;
 
