@@ -29,8 +29,7 @@ void take_init(Context& ctx) {
     park_vector_state(ctx);
     init_reset(ctx);
     ctx.lapic->reset();
-    ctx.lapic->take_sipi();
-    ctx.attention.fetch_and(~attention::kNmi);
+    ctx.nmi_pending = false;
     // The bootstrap processor starts at its reset vector; the others wait (SDM vol. 3A, 9.4).
     ctx.mp_state = ctx.apic_base & apic_base::kBsp ? MpState::Runnable : MpState::WaitForSipi;
 }
@@ -48,7 +47,7 @@ bool has_deliverable_event(Context& ctx) {
     const u32 bits = ctx.attention.load(std::memory_order_acquire);
     if (bits & attention::kInit) return true;
     if (sleeping_for_start(ctx)) return ctx.mp_state != MpState::Uninitialized && (bits & attention::kSipi);
-    if ((bits & attention::kNmi) && !ctx.nmi_masked && !ctx.mov_ss_shadow) return true;
+    if (((bits & attention::kNmi) || ctx.nmi_pending) && !ctx.nmi_masked && !ctx.mov_ss_shadow) return true;
     if (ctx.mp_state == MpState::Halted && ctx.lapic->unhalt_pending()) return true;
     if (!interruptible(ctx)) return false;
     return ctx.lapic->pending_vector() >= 0 || ext_int_pending(ctx);
@@ -68,10 +67,23 @@ bool service_events(Context& ctx) {
         return true;
     }
     // Cleared before looking: whoever posts afterwards sets them again.
-    const u32 bits = ctx.attention.fetch_and(~(attention::kInterrupt | attention::kRecheck | attention::kSipi));
-    if (bits & attention::kSipi) ctx.lapic->take_sipi();  // ignored while running
-    if ((bits & attention::kNmi) && !ctx.nmi_masked && !ctx.mov_ss_shadow) {
-        ctx.attention.fetch_and(~attention::kNmi);
+    const u32 bits = ctx.attention.fetch_and(
+        ~(attention::kInterrupt | attention::kRecheck | attention::kSipi | attention::kNmi));
+    if (bits & attention::kSipi) {
+        // Ignored while running; but an INIT that came just now was sent before it.
+        if (bits & attention::kInit) {
+            ctx.attention.fetch_or(bits & (attention::kSipi | attention::kNmi | attention::kInterrupt));
+            return service_events(ctx);
+        }
+        ctx.lapic->take_sipi();
+    }
+    if (bits & attention::kNmi) ctx.nmi_pending = true;
+    if (ctx.nmi_pending && !ctx.nmi_masked) {
+        if (ctx.mov_ss_shadow) {
+            ctx.attention.fetch_or(attention::kRecheck);
+            return false;
+        }
+        ctx.nmi_pending = false;
         ctx.mp_state = MpState::Runnable;
         deliver_external(ctx, kNmi, EventKind::External);
         ctx.nmi_masked = true;

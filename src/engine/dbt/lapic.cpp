@@ -147,7 +147,10 @@ void Lapic::post(const InterruptMessage& m) {
             return;
         }
         case InterruptMessage::Nmi: request_attention(ctx_, attention::kNmi); return;
-        case InterruptMessage::Init: request_attention(ctx_, attention::kInit); return;
+        case InterruptMessage::Init:
+            sipi_vector_ = -1;  // a SIPI counts only after the INIT
+            request_attention(ctx_, attention::kInit);
+            return;
         case InterruptMessage::StartUp:
             sipi_vector_ = m.vector;
             request_attention(ctx_, attention::kSipi);

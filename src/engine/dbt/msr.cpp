@@ -21,6 +21,9 @@ constexpr u32 kSysCfg = 0xc0010010, kHwcr = 0xc0010015, kTseg = 0xc0010112, kNbC
               kIntPending = 0xc0010055, kDeCfg = 0xc0011029, kOsvwLength = 0xc0010140, kOsvwStatus = 0xc0010141,
               kVmCr = 0xc0010114;
 
+/// The four counters that every AMD processor has: here they stand at zero and can only be switched off.
+constexpr bool is_k7_counter(u32 index) { return index >= 0xc0010000 && index < 0xc0010008; }
+
 bool amd(const Context& ctx) { return ctx.amd; }
 bool shows(Context& ctx, u32 leaf, u32 CpuidRegisters::*member, unsigned bit) {
     return ctx.cpuid.query(leaf, 0).*member >> bit & 1;
@@ -57,7 +60,8 @@ bool mtrr_valid(const Context& ctx, u32 index, u64 value) {
 }
 
 constexpr u64 kMiscEnableFixed = (1 << 11) | (1 << 12);  // no BTS, no PEBS
-constexpr u64 kMiscEnableWritable = 1 | (1 << 3) | (1 << 18) | (u64{1} << 22) | (u64{1} << 34);
+// Fast strings, thermal control, performance counters, SpeedStep, MONITOR, CPUID limit, xTPR, XD disable.
+constexpr u64 kMiscEnableWritable = 1 | (1 << 3) | (1 << 7) | (1 << 16) | (1 << 18) | (1 << 22) | (1 << 23) | (u64{1} << 34);
 
 }  // namespace
 
@@ -77,8 +81,8 @@ bool read_msr(Context& ctx, u32 index, u64& value) {
         case msr::kMcgCap:
         case msr::kMcgStatus: return true;  // machine check architecture without banks
         case msr::kMiscEnable:
-            value = ctx.misc_enable | kMiscEnableFixed;
-            return !amd(ctx);
+            value = ctx.misc_enable | kMiscEnableFixed;  // on AMD too, as under KVM
+            return true;
         case msr::kPat: value = ctx.pat; return true;
         case msr::kTscDeadline: value = ctx.lapic->tsc_deadline(); return shows(ctx, 1, &CpuidRegisters::ecx, 24);
         case msr::kXss: value = ctx.xss; return ctx.cpuid.query(0xd, 1).eax & 8;
@@ -108,6 +112,7 @@ bool read_msr(Context& ctx, u32 index, u64& value) {
         case kDeCfg: value = 2; return amd(ctx);  // LFENCE is serialising, as it is on this host's family
         default: break;
     }
+    if (is_k7_counter(index)) return amd(ctx);
     if (const u64* slot = mtrr_slot(ctx, index)) {
         value = *slot;
         return true;
@@ -141,7 +146,6 @@ bool write_msr(Context& ctx, u32 index, u64 value) {
             return true;
         case msr::kMcgStatus: return value == 0;
         case msr::kMiscEnable:
-            if (amd(ctx)) return false;
             ctx.misc_enable = (ctx.misc_enable & ~kMiscEnableWritable) | (value & kMiscEnableWritable);
             return true;
         case msr::kPat:
@@ -175,8 +179,9 @@ bool write_msr(Context& ctx, u32 index, u64 value) {
             ctx.cstar = value;
             return true;
         case msr::kSfmask:
-            ctx.sfmask = static_cast<u32>(value);
-            return value >> 32 == 0;
+            if (value >> 32) return false;
+            ctx.sfmask = value;
+            return true;
         case msr::kFsBase:
             if (!is_canonical(value)) return false;
             ctx.segment[kFs].base = value;
@@ -213,6 +218,7 @@ bool write_msr(Context& ctx, u32 index, u64 value) {
         case kVmCr: return amd(ctx);
         default: break;
     }
+    if (is_k7_counter(index)) return amd(ctx) && value == 0;
     if (u64* slot = mtrr_slot(ctx, index)) {
         if (!mtrr_valid(ctx, index, value)) return false;
         *slot = value;

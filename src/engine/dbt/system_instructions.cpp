@@ -404,7 +404,7 @@ Outcome transfer(Context& ctx, const Instruction& in) {
 Outcome return_from_interrupt(Context& ctx, unsigned size) {
     interrupt_return(ctx, size);
     look_for_interrupts(ctx);
-    if (ctx.attention.load(std::memory_order_relaxed) & attention::kNmi) ctx.attention.fetch_or(attention::kRecheck);
+    if (ctx.nmi_pending) ctx.attention.fetch_or(attention::kRecheck);
     return Outcome::Jumped;
 }
 
