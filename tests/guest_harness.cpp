@@ -35,7 +35,7 @@ Result<std::unique_ptr<engine::Vm>> create_engine(const std::string& name, const
     return fail(ErrorCode::NotFound, "no engine '{}'", name);
 }
 
-constexpr u64 kImageBase = 0x8000;
+constexpr u64 kImageBase = 0x8000, kArgument = 0x7ff0;
 
 /// The PIC as the processor sees it, with one request at a time per vector.
 class PicStub final : public bus::ExtIntSource {
@@ -245,6 +245,7 @@ Result<std::unique_ptr<GuestMachine>> GuestMachine::create(const std::string& en
     m->memory_ = std::make_unique<memory::GuestMemory>(memory::GuestMemory::Options{.huge_pages = false});
     TRY(m->memory_->add_region("ram", {0}, options.ram));
     TRY(m->memory_->load({kImageBase}, image));
+    TRY(m->memory_->write_object({kArgument}, options.argument));
     m->bus_ = std::make_unique<bus::Bus>();
     m->device_ = std::make_unique<TestDevice>(*m);
     TRY(m->device_->map());

@@ -27,6 +27,7 @@ struct GuestOptions {
     std::string cpu = "host";
     u64 ram = 16 * kMiB;
     u64 timeout_ms = 20'000;
+    u32 argument = 20'000;  ///< for the guest, at 0x7ff0
 };
 
 enum class Outcome : u8 { Exited, Shutdown, EngineError, TimedOut, Paused };

@@ -14,7 +14,7 @@ struct Guest {
 };
 constexpr Guest kGuests[] = {{"basic16"}, {"basic32"}, {"interrupts32"}, {"exceptions64"}, {"iret64"},  {"paging64"},
                              {"mmio64"},  {"pio64"},   {"timer64"},      {"irq64"},        {"nmi64"},   {"smp64", 4},
-                             {"smc64"},   {"fpu64"},   {"syscall64"},    {"cpuid64"},      {"atomics64"}, {"loop64"}};
+                             {"smc64"},   {"fpu64"},   {"syscall64"},    {"cpuid64"},      {"atomics64"}, {"loop64"}, {"state64"}, {"bcd16"}};
 
 /// On a host whose KVM has no hardware behind it, guests fail for reasons that are not ours; the self-test decides.
 #define SKIP_IF_UNTRUSTED(engine, text)                                                                       \
@@ -44,16 +44,19 @@ INSTANTIATE_TEST_SUITE_P(Guests, GuestTest,
                          });
 
 /// Stops a calculation at random moments, moves it to a new machine of this or the other engine, goes on.
-class MoveTest : public testing::TestWithParam<std::tuple<std::string, std::string>> {};
+class MoveTest : public testing::TestWithParam<std::tuple<std::string, std::string, const char*>> {};
 
 TEST_P(MoveTest, ResultIsTheSame) {
-    const auto& [from, to] = GetParam();
+    const auto& [from, to, guest] = GetParam();
     for (const std::string& engine : {from, to})
         if (auto available = engine_available(engine); !available) GTEST_SKIP() << available.error().to_string();
-    auto image = guest_image("loop64");
+    auto image = guest_image(guest);
     ASSERT_TRUE(image);
     // A model that both engines have.
-    const GuestOptions options{.cpu = from == to ? "host" : "x86-64-v2", .timeout_ms = 30'000};
+    const bool fast = engine_trusted(from) && engine_trusted(to);
+    const GuestOptions options{.cpu = from == to ? "host" : "x86-64-v2",
+                               .timeout_ms = 30'000,
+                               .argument = fast ? 5'000'000u : 20'000u};
     auto straight = GuestMachine::create(from, *image, options);
     ASSERT_TRUE(straight) << straight.error().to_string();
     const GuestResult expected = (*straight)->run();
@@ -88,8 +91,9 @@ TEST_P(MoveTest, ResultIsTheSame) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Engines, MoveTest,
-                         testing::Combine(testing::ValuesIn(engine_names()), testing::ValuesIn(engine_names())),
-                         [](const auto& p) { return std::get<0>(p.param) + "_to_" + std::get<1>(p.param); });
+                         testing::Combine(testing::ValuesIn(engine_names()), testing::ValuesIn(engine_names()),
+                                          testing::Values("loop64", "state64")),
+                         [](const auto& p) { return std::get<0>(p.param) + "_to_" + std::get<1>(p.param) + "_" + std::get<2>(p.param); });
 
 }  // namespace
 }  // namespace vezha::test

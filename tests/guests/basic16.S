@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Real mode: arithmetic and flags, segments, strings, the interrupt vector table, BCD, 32-bit operands. */
+/* Real mode: arithmetic and flags, segments, strings, the interrupt vector table, 32-bit operands. */
 #define MODE 16
 #include "runtime.h"
 main:
@@ -58,11 +58,6 @@ main:
     mov $1, %ax
     div %cx
     cmp $0x1234, %dx
-    CHECK(e)
-    mov $0x15, %al
-    add $0x27, %al
-    daa
-    cmp $0x42, %al
     CHECK(e)
     mov $70000, %eax
     mov $3, %ecx
