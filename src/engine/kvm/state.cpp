@@ -274,6 +274,9 @@ Result<> KvmVcpu::load(const x86::CpuState& state) {
 
     kvm_lapic_state lapic{};
     std::memcpy(lapic.regs, state.lapic.registers.data(), sizeof lapic.regs);
+    // CR8 and TPR[7:4] are one register (SDM vol. 3A, 11.8.6); the field for CR8 wins.
+    if (u8 tpr = static_cast<u8>(lapic.regs[x86::lapic::kTpr]); tpr >> 4 != state.cr8)
+        lapic.regs[x86::lapic::kTpr] = static_cast<char>((state.cr8 & 15) << 4);
     KVM_TRY(fd, KVM_SET_LAPIC, &lapic);
 
     // The TSC before the MSRs that depend on it. While paused it must read `tsc` at the moment of the pause.

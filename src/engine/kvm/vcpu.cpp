@@ -107,7 +107,8 @@ KvmVcpu::~KvmVcpu() {
 // A flag is raised first, then immediate_exit: run() clears immediate_exit first, then takes the flags. So no flag is
 // lost, whichever way the two interleave; the signal is for a thread that is in the guest already.
 void KvmVcpu::interrupt_run() {
-    __atomic_store_n(&run_->immediate_exit, 1, __ATOMIC_SEQ_CST);
+    // Once is enough: whoever set it sends the signal. (Real-time signals queue: a storm would drown the thread.)
+    if (__atomic_exchange_n(&run_->immediate_exit, 1, __ATOMIC_SEQ_CST) != 0) return;
     const int thread = running_on_.load(std::memory_order_seq_cst);
     if (thread != 0 && thread != ::gettid()) ::tgkill(::getpid(), thread, kick_signal());
 }
