@@ -83,11 +83,11 @@ Result<> lock_image(int fd, const std::string& path, bool writer) {
     const pid_t holder = ::fstat(fd, &image) == 0 ? find_holder(image) : 0;
     if (holder == ::getpid())
         return Failure(Error(ErrorCode::Busy, fmt::format("'{}' is a disk of this virtual machine already", path))
-                           .with_hint("give each image to one disk, or open it with read-only=on in both places"));
+                           .with_hint("give each image to one disk, or open it with readonly=on in both places"));
     return Failure(Error(ErrorCode::Busy, fmt::format("'{}' is in use by {}", path,
                                                       holder ? describe_process(holder) : "another process"))
-                       .with_hint(writer ? "stop it, or open the image with read-only=on in both places"
-                                         : "it may write to the image; stop it, or let it open the image with read-only=on"));
+                       .with_hint(writer ? "stop it, or open the image with readonly=on in both places"
+                                         : "it may write to the image; stop it, or let it open the image with readonly=on"));
 }
 
 }  // namespace vezha::block

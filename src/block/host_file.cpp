@@ -20,8 +20,8 @@ std::string open_hint(int error_number, const std::string& path, bool read_only)
         case ENOENT: return fmt::format("check the path; `truncate -s 20G {}` would make an empty disk of 20 GiB", path);
         case EACCES:
         case EPERM:
-            return read_only ? "you need permission to read it" : "you need permission to write to it, or use read-only=on";
-        case EROFS: return "it is on a read-only file system; use read-only=on";
+            return read_only ? "you need permission to read it" : "you need permission to write to it, or use readonly=on";
+        case EROFS: return "it is on a read-only file system; use readonly=on";
         case ETXTBSY: return "it is a program that runs";
         default: return {};
     }

@@ -186,8 +186,8 @@ TEST_F(Fixture, TerminalIsGivenBackWhenASignalOrExitEndsTheProcess) {
         const pid_t child = ::fork();
         if (child == 0) {
             ::signal(how ? how : SIGUSR1, SIG_DFL);
-            auto* leaked = RawTerminal::create(slave).value().release();
-            (void)leaked;
+            static std::unique_ptr<RawTerminal> terminal;  // destroyed after exit() has given the terminal back
+            terminal = RawTerminal::create(slave).value();
             termios raw;
             ::tcgetattr(slave, &raw);
             if (raw.c_lflag & ICANON) ::_exit(99);

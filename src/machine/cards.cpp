@@ -79,7 +79,7 @@ Result<> Cards::State::add_disk(const Parts& parts, const DiskConfig& config, us
     open.read_only = config.readonly;
     open.discard = config.discard;
     open.cache = config.cache == DiskCache::None ? block::CacheMode::None : config.cache == DiskCache::Unsafe ? block::CacheMode::Unsafe : block::CacheMode::Writeback;
-    open.format = "raw";
+    open.format = config.format == DiskFormat::Raw ? "raw" : "auto";
     auto disk = TRY(block::open(config.path, open).context(fmt::format("--disk {}", config.path)));
     devices::virtio::BlockOptions options{.serial = config.serial.empty() ? fmt::format("disk{}", index) : config.serial, .read_only = config.readonly};
     const u32 queues = config.queues ? config.queues : static_cast<u32>(loops.size());

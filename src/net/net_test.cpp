@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstring>
+#include <thread>
 
 #include "base/fd.h"
 #include "base/unix_socket.h"
@@ -149,7 +153,7 @@ const u8 kGuestMac[6] = {0x52, 0x54, 0, 1, 2, 3};
 constexpr u32 kGuest = 0x0a00020f, kGateway = 0x0a000202;
 
 std::vector<u8> arp(bool reply, u32 target) {
-    std::vector<u8> f(6, reply ? 0x52 : 0xff);
+    std::vector<u8> f(6, 0xff);
     f.insert(f.end(), kGuestMac, kGuestMac + 6);
     for (u16 word : {0x0806, 1, 0x0800, 0x0604, reply ? 2 : 1}) put16(f, word);
     f.insert(f.end(), kGuestMac, kGuestMac + 6);
@@ -311,6 +315,59 @@ TEST_F(Loop, AHostilePeerIsLetGo) {
     EXPECT_FALSE(open_socket({.address = path, .listen = true}).has_value());
     EXPECT_FALSE(open_socket({.address = "nonsense"}).has_value());
     EXPECT_FALSE(open_socket({.address = "example:99999", .listen = true}).has_value());
+}
+
+TEST_F(Loop, TapCarriesFramesBothWays) {
+    // The name space is this thread's alone, and ends with it.
+    std::thread([&] {
+        if (::unshare(CLONE_NEWNET) < 0) return;
+        auto backend = open_tap({.name = "vezha0", .queue_pairs = 2});
+        if (!backend.has_value()) return;  // no tun driver, or no permission
+        EXPECT_EQ((*backend)->queue_pairs(), 2u);
+        EXPECT_TRUE((*backend)->provides().tso4);
+        int readable = 0;
+        auto queue = (*backend)->attach(*loop, 0, {.on_readable = [&] { ++readable; }}).value();
+        auto second = (*backend)->attach(*loop, 1, {.on_readable = [&] { ++readable; }}).value();
+        EXPECT_FALSE(send(*queue, packet(arp(false, kGateway))).has_value());  // the interface is down
+        UniqueFd control(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0));
+        ifreq request = {};
+        std::strcpy(request.ifr_name, "vezha0");
+        auto& address = reinterpret_cast<sockaddr_in&>(request.ifr_addr);
+        address = {.sin_family = AF_INET, .sin_addr = {htonl(kGateway)}};
+        ASSERT_EQ(::ioctl(control.get(), SIOCSIFADDR, &request), 0);
+        address.sin_addr.s_addr = htonl(0xffffff00);
+        ASSERT_EQ(::ioctl(control.get(), SIOCSIFNETMASK, &request), 0);
+        request.ifr_flags = IFF_UP;
+        ASSERT_EQ(::ioctl(control.get(), SIOCSIFFLAGS, &request), 0);
+        // The host asks for us when it has something to send.
+        sockaddr_in guest = {.sin_family = AF_INET, .sin_port = htons(4000), .sin_addr = {htonl(kGuest)}};
+        ASSERT_EQ(::sendto(control.get(), "hello", 5, 0, reinterpret_cast<sockaddr*>(&guest), sizeof guest), 5);
+        bool asked = false, greeted = false;
+        for (int i = 0; i < 200 && !greeted; ++i) {
+            loop->run_once(10);
+            for (auto* one : {queue.get(), second.get()}) {
+                iovec none{nullptr, 0};
+                const usize size = one->next_packet_size();
+                if (size != 0) {
+                    EXPECT_EQ(one->receive({&none, 1}).error().code(), ErrorCode::OutOfRange);
+                }
+                EXPECT_EQ(one->next_packet_size(), size);
+                u8 tiny[20];
+                iovec little{tiny, sizeof tiny};
+                EXPECT_FALSE(one->receive({&little, 1}).has_value());
+                for (auto frame = receive(*one); !frame.empty(); frame = receive(*one)) {
+                    if (frame[12] == 8 && frame[13] == 6) {
+                        asked = true;
+                        EXPECT_TRUE(send(*one, packet(arp(true, kGateway))).has_value());
+                    }
+                    greeted |= frame.size() >= 47 && std::memcmp(frame.data() + 42, "hello", 5) == 0;
+                }
+            }
+        }
+        EXPECT_TRUE(asked);
+        EXPECT_TRUE(greeted);
+        EXPECT_GT(readable, 0);
+    }).join();
 }
 
 TEST(Tap, ErrorsHaveHints) {

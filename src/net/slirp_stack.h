@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <list>
 #include <unordered_map>
 #include <vector>
@@ -67,7 +68,8 @@ class SlirpStack {
     u64 generation_ = 0;
     u64 last_poll_ns_ = 0;
     PacketQueue to_guest_;
-    bool new_packets_ = false, waiting_for_guest_ = false, step_pending_ = false, data_valid_ = false;
+    bool new_packets_ = false, waiting_for_guest_ = false, step_pending_ = false;
+    std::atomic<bool> data_valid_{false};
 
     EventLoop* loop_ = nullptr;
     std::function<void()> on_packets_;

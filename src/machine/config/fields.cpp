@@ -6,7 +6,7 @@ namespace vezha::machine {
 namespace {
 constexpr std::array kEngines{EnumName{EngineChoice::Auto, "auto"}, EnumName{EngineChoice::Kvm, "kvm"},
                               EnumName{EngineChoice::Dbt, "dbt"}};
-constexpr std::array kFormats{EnumName{DiskFormat::Raw, "raw"}};
+constexpr std::array kFormats{EnumName{DiskFormat::Auto, "auto"}, EnumName{DiskFormat::Raw, "raw"}};
 constexpr std::array kCaches{EnumName{DiskCache::Writeback, "writeback"}, EnumName{DiskCache::None, "none"},
                              EnumName{DiskCache::Unsafe, "unsafe"}};
 constexpr std::array kNets{EnumName{NetKind::User, "user"}, EnumName{NetKind::Tap, "tap"},
@@ -30,7 +30,7 @@ std::span<const Field<DiskConfig>> DiskConfig::fields() {
     using C = DiskConfig;
     static constexpr auto rows = std::to_array<Field<C>>({
         config_field<C, &C::path>("path", "FILE", "the image file or block device"),
-        config_field<C, &C::format>("format", "raw", "the image's format"),
+        config_field<C, &C::format>("format", "auto|raw", "auto refuses images that look like qcow2 and others; raw takes any bytes"),
         config_field<C, &C::cache>("cache", "writeback|none|unsafe", "none: past the host's page cache (O_DIRECT); unsafe: flushes do nothing"),
         config_field<C, &C::readonly>("readonly", "on|off", "the guest may not write"),
         config_field<C, &C::discard>("discard", "on|off", "what the guest trims is freed in the image"),

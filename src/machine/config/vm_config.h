@@ -14,7 +14,7 @@
 namespace vezha::machine {
 
 enum class EngineChoice : u8 { Auto, Kvm, Dbt };
-enum class DiskFormat : u8 { Raw };
+enum class DiskFormat : u8 { Auto, Raw };
 /// Which caches of the host lie between a guest's write and the file.
 enum class DiskCache : u8 { Writeback, None, Unsafe };
 enum class NetKind : u8 { User, Tap, Socket, None };
@@ -50,7 +50,7 @@ struct PortShare {
 
 struct DiskConfig {
     std::string path;
-    DiskFormat format = DiskFormat::Raw;
+    DiskFormat format = DiskFormat::Auto;
     DiskCache cache = DiskCache::Writeback;
     bool readonly = false;
     bool discard = true;
