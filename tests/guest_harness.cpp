@@ -68,6 +68,7 @@ class TestDevice final : public bus::Device {
         mappings_.push_back(TRY(bus.map(bus::Space::Pio, 0xf4, 4, *this, kExit, "exit")));
         mappings_.push_back(TRY(bus.map(bus::Space::Pio, 0x200, 16, *this, kScratchPorts, "scratch ports")));
         mappings_.push_back(TRY(bus.map(bus::Space::Mmio, 0xd000'0000, 0x1000, *this, kMmio, "scratch")));
+        mappings_.push_back(TRY(bus.map(bus::Space::Mmio, 0xfed0'0000, 0x400, *this, kMmio, "timer's place")));
         bell_event_.emplace(TRY(EventFd::create()));
         bell_ = bus.add_doorbell({bus::Space::Mmio, 0xd000'0148, 4, std::nullopt, bell_event_->fd()});
         return {};
@@ -294,7 +295,7 @@ void GuestMachine::finish(u32 vcpu, Outcome outcome, u32 code, std::string error
         finished_ = true;
         result_.outcome = outcome;
         result_.code = code;
-        if (!error.empty()) result_.error = fmt::format("vCPU {}: {}", vcpu, error);
+        if (!error.empty()) result_.error = error.starts_with("vCPU") ? error : fmt::format("vCPU {}: {}", vcpu, error);
     }
     changed_.notify_all();
 }
