@@ -15,6 +15,7 @@
 #include "control/qmp_server.h"
 #include "machine/engine_choice.h"
 #include "machine/machine.h"
+#include "vmm/sandbox.h"
 #include "vmm/signals.h"
 
 namespace vezha::vmm {
@@ -70,6 +71,10 @@ Result<int> run(const machine::VmConfig& config) {
     }
     signals->control(*machine);
     if (!machine->engine_line().empty()) say(machine->engine_line());
+    if (config.sandbox != machine::SandboxChoice::Off) {
+        const auto mode = config.sandbox == machine::SandboxChoice::Log ? SandboxMode::Log : SandboxMode::Enforce;
+        TRY(enter_sandbox(mode).context("--sandbox"));
+    }
     TRY(machine->start());
     loop->run();
     // What the last events left to be sent: the SHUTDOWN event of the control socket.
