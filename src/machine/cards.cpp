@@ -4,7 +4,9 @@
 #include <sys/stat.h>
 
 #include "block/open.h"
+#include "devices/virtio/balloon.h"
 #include "devices/virtio/block.h"
+#include "devices/virtio/console.h"
 #include "devices/virtio/entropy.h"
 #include "devices/virtio/net.h"
 #include "net/socket.h"
@@ -27,6 +29,7 @@ struct Cards::State {
     std::vector<DiskCard> disks;
     std::vector<std::unique_ptr<net::Backend>> networks;
     std::vector<std::unique_ptr<PciDevice>> devices;
+    devices::virtio::VirtioBalloon* balloon = nullptr;  // one of devices
     usize next_loop = 0;
 
     EventLoop& loop() { return loops[next_loop++ % loops.size()]->loop(); }
@@ -107,6 +110,19 @@ Result<std::unique_ptr<Cards>> Cards::create(const Parts& parts) {
         auto entropy = TRY(devices::virtio::VirtioEntropy::create(wiring(parts), {.loop = &state->loop(), .size = 64}));
         TRY(state->add(parts, std::move(entropy)));
     }
+    if (!parts.consoles.empty()) {
+        devices::virtio::ConsoleOptions options{.loop = &state->loop()};
+        // A port with a name is a channel for programs, one without is a terminal.
+        for (const auto& [name, chardev] : parts.consoles) options.ports.push_back({.name = name, .chardev = chardev, .console = name.empty()});
+        auto console = TRY(devices::virtio::VirtioConsole::create(wiring(parts), std::move(options)).context("--console"));
+        TRY(state->add(parts, std::move(console)));
+    }
+    if (parts.config.balloon) {
+        auto balloon = TRY(devices::virtio::VirtioBalloon::create(wiring(parts), {.loop = &state->loop()}));
+        balloon->set_on_change(parts.balloon_changed);
+        state->balloon = balloon.get();
+        TRY(state->add(parts, std::move(balloon)));
+    }
     return std::unique_ptr<Cards>(new Cards(std::move(state)));
 }
 
@@ -132,7 +148,15 @@ std::vector<DiskInfo> Cards::disks() const {
     return all;
 }
 
-Result<u64> Cards::balloon_actual() const { return fail(ErrorCode::Unsupported, "there is no balloon"); }
-Result<> Cards::set_balloon_target(u64) { return fail(ErrorCode::Unsupported, "there is no balloon"); }
+Result<u64> Cards::balloon_actual() const {
+    if (!state_->balloon) return Failure(Error(ErrorCode::Unsupported, "there is no balloon").with_hint("start the machine without --balloon off"));
+    return state_->balloon->actual();
+}
+
+Result<> Cards::set_balloon_target(u64 bytes) {
+    if (!state_->balloon) return Failure(Error(ErrorCode::Unsupported, "there is no balloon").with_hint("start the machine without --balloon off"));
+    state_->balloon->set_target(bytes);
+    return {};
+}
 
 }  // namespace vezha::machine

@@ -84,3 +84,27 @@ def test_entropy_device(boot):
     vm = boot("vezha.do=poweroff " + run_flag("cat /sys/class/misc/hw_random/rng_available; head -c 64 /dev/hwrng | wc -c"), virtio=True)
     assert vm.wait() == 0
     assert "virtio_rng" in vm.text()
+
+
+def test_balloon_takes_memory_and_gives_it_back(boot):
+    vm = boot("", "--cpus", "1", virtio=True, qmp=True, memory="512M")
+    qmp = vm.qmp()
+    vm.wait_for("/ # ")
+    whole = qmp.execute("query-balloon")["actual"]
+    assert whole == 512 << 20
+    for target in (300 << 20, whole):
+        qmp.execute("balloon", value=target)
+        while qmp.execute("query-balloon")["actual"] != target:
+            qmp.wait_event("BALLOON_CHANGE")
+    qmp.execute("quit")
+    assert vm.wait() == 0
+
+
+def test_console_ports(boot, tmp_path):
+    out = tmp_path / "channel"
+    # udev would make /dev/virtio-ports/NAME; the tiny guest has none.
+    script = "ls /dev/hvc0; cat /sys/class/virtio-ports/*/name; echo through-the-channel > $(ls /dev/vport*p1); sleep 1"
+    vm = boot("vezha.do=poweroff " + run_flag(script), "--console", "null", "--console", f"org.example.test=file:{out}", virtio=True)
+    assert vm.wait() == 0
+    assert "through-the-channel" in out.read_text(), vm.text()[-1000:]
+    assert "org.example.test" in vm.text() and "/dev/hvc0" in vm.text()
