@@ -78,7 +78,7 @@ struct Context {
     // Events (SDM vol. 3A, 6.7 and 6.8).
     bool sti_shadow = false, mov_ss_shadow = false;  ///< for the instruction that follows
     bool nmi_masked = false;   ///< until IRET
-    bool nmi_pending = false;  ///< came while masked
+    u8 nmi_pending = 0;        ///< taken from the attention word, not yet delivered; two at most
     x86::MpState mp_state = x86::MpState::Runnable;
     Fault fault{};
     bool shutdown = false;     ///< triple fault

@@ -51,7 +51,7 @@ CpuState to_cpu_state(Context& ctx) {
     e.exception_error_code = ctx.fault.error_code;
     e.exception_payload = ctx.fault.address;
     e.exception_has_payload = ctx.fault.pending && (ctx.fault.vector == kPageFault || ctx.fault.vector == kDebug);
-    e.nmi_pending = ctx.nmi_pending || (ctx.attention.load() & attention::kNmi);
+    e.nmi_pending = ctx.nmi_pending != 0 || ctx.lapic->nmi_waiting() || (ctx.attention.load() & attention::kNmi);
     e.nmi_masked = ctx.nmi_masked;
     e.sti_shadow = ctx.sti_shadow;
     e.mov_ss_shadow = ctx.mov_ss_shadow;
@@ -125,7 +125,8 @@ Result<> from_cpu_state(Context& ctx, const CpuState& s) {
     ctx.sti_shadow = e.sti_shadow;
     ctx.mov_ss_shadow = e.mov_ss_shadow;
     ctx.shutdown = false;
-    ctx.nmi_pending = false;
+    ctx.nmi_pending = 0;
+    ctx.lapic->take_nmis();
     if (e.nmi_pending) request_attention(ctx, attention::kNmi);
     // An interrupt that was acknowledged and not delivered goes back to pend: it has the highest priority still.
     if (e.interrupt_injected && e.interrupt_vector >= 16) ctx.lapic->unacknowledge(e.interrupt_vector);

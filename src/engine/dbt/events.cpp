@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #include "engine/dbt/apic_fabric.h"
 #include "engine/dbt/exceptions.h"
 #include "engine/dbt/segments.h"
@@ -29,7 +31,8 @@ void take_init(Context& ctx) {
     park_vector_state(ctx);
     init_reset(ctx);
     ctx.lapic->reset();
-    ctx.nmi_pending = false;
+    ctx.nmi_pending = 0;
+    ctx.lapic->take_nmis();
     // The bootstrap processor starts at its reset vector; the others wait (SDM vol. 3A, 9.4).
     ctx.mp_state = ctx.apic_base & apic_base::kBsp ? MpState::Runnable : MpState::WaitForSipi;
 }
@@ -47,7 +50,8 @@ bool has_deliverable_event(Context& ctx) {
     const u32 bits = ctx.attention.load(std::memory_order_acquire);
     if (bits & attention::kInit) return true;
     if (sleeping_for_start(ctx)) return ctx.mp_state != MpState::Uninitialized && (bits & attention::kSipi);
-    if (((bits & attention::kNmi) || ctx.nmi_pending) && !ctx.nmi_masked && !ctx.mov_ss_shadow) return true;
+    if (((bits & attention::kNmi) || ctx.nmi_pending || ctx.lapic->nmi_waiting()) && !ctx.nmi_masked && !ctx.mov_ss_shadow && !ctx.sti_shadow)
+        return true;
     if (ctx.mp_state == MpState::Halted && ctx.lapic->unhalt_pending()) return true;
     if (!interruptible(ctx)) return false;
     return ctx.lapic->pending_vector() >= 0 || ext_int_pending(ctx);
@@ -77,13 +81,15 @@ bool service_events(Context& ctx) {
         }
         ctx.lapic->take_sipi();
     }
-    if (bits & attention::kNmi) ctx.nmi_pending = true;
+    // From the local APIC by count, from Vcpu::nmi() by its bit. One can be latched while another is handled; more merge.
+    if (const u32 came = ctx.lapic->take_nmis() + (bits & attention::kNmi ? 1 : 0))
+        ctx.nmi_pending = static_cast<u8>(std::min(ctx.nmi_pending + came, ctx.nmi_masked ? 1u : 2u));
     if (ctx.nmi_pending && !ctx.nmi_masked) {
-        if (ctx.mov_ss_shadow) {
+        if (ctx.mov_ss_shadow || ctx.sti_shadow) {
             ctx.attention.fetch_or(attention::kRecheck);
             return false;
         }
-        ctx.nmi_pending = false;
+        --ctx.nmi_pending;
         ctx.mp_state = MpState::Runnable;
         deliver_external(ctx, kNmi, EventKind::External);
         ctx.nmi_masked = true;

@@ -117,7 +117,7 @@ bool Lapic::matches(const InterruptMessage& m) const {
                                         : false;
     const bool x2 = x2apic();
     if (m.destination == (m.from_x2apic ? ~u32{0} : 0xffu)) return true;
-    if (!m.logical) return m.destination == apic_id_;
+    if (!m.logical) return m.destination == (x2 ? apic_id_ : get(reg::kId) >> 24);  // the xAPIC's ID can be written
     const u32 ldr = get(reg::kLdr);
     if (x2) return (m.destination >> 16) == (ldr >> 16) && (m.destination & ldr & 0xffff);
     const u32 mine = ldr >> 24;
@@ -146,7 +146,10 @@ void Lapic::post(const InterruptMessage& m) {
             request_attention(ctx_, attention::kInterrupt);
             return;
         }
-        case InterruptMessage::Nmi: request_attention(ctx_, attention::kNmi); return;
+        case InterruptMessage::Nmi:
+            ++nmis_;
+            request_attention(ctx_, attention::kInterrupt);
+            return;
         case InterruptMessage::Init:
             sipi_vector_ = -1;  // a SIPI counts only after the INIT
             request_attention(ctx_, attention::kInit);
@@ -216,6 +219,8 @@ void Lapic::set_lvt(u32 offset, u32 value) {
     if (!software_enabled()) value |= kLvtMasked;
     if (offset == reg::kLvtTimer) {
         const auto old = timer_mode();
+        const auto wanted = static_cast<TimerMode>(value >> 17 & 3);
+        if (wanted != old && old != TimerMode::TscDeadline) settle_timer();
         put(offset, value);
         if (timer_mode() != old && (old == TimerMode::TscDeadline || timer_mode() == TimerMode::TscDeadline)) {
             std::lock_guard lock(timer_mutex_);
@@ -386,6 +391,7 @@ bool Lapic::msr_write(u32 index, u64 value) {
 bool Lapic::write_base(u64 value) {
     const u64 allowed = 0xd00 | (((u64{1} << ctx_.physical_bits) - 1) & ~u64{0xfff});
     if (value & ~allowed) return false;
+    if ((value & apic_base::kX2apic) && !(ctx_.cpuid.query(1, 0).ecx >> 21 & 1)) return false;
     constexpr u64 kBoth = apic_base::kEnable | apic_base::kX2apic;
     const u64 from = ctx_.apic_base & kBoth, to = value & kBoth;
     // SDM vol. 3A, 11.12.5: x2APIC only from xAPIC, and back only through "disabled".
@@ -433,6 +439,16 @@ void Lapic::start_timer(u32 initial) {
     if (!timer_running_) return timer_->cancel();
     timer_start_ns_ = outside_.clock->now_ns();
     timer_->arm(timer_start_ns_ + period_ns());
+}
+
+/// The guest's view of the count goes by the clock; the alarm may still be on its way. Before the mode changes, what is
+/// due happens.
+void Lapic::settle_timer() {
+    {
+        std::lock_guard lock(timer_mutex_);
+        if (!timer_running_ || outside_.clock->now_ns() < timer_start_ns_ + period_ns()) return;
+    }
+    timer_fired();
 }
 
 void Lapic::timer_fired() {

@@ -73,6 +73,9 @@ class Lapic {
     void set_cr8(u64 value);
     /// A SIPI's vector, or -1; forgets it.
     int take_sipi() { return sipi_vector_.exchange(-1); }
+    bool nmi_waiting() const { return nmis_.load() != 0; }
+    /// How many NMIs came since the last call.
+    u32 take_nmis() { return nmis_.exchange(0); }
     /// A hypercall kick or similar arrived for a halted processor; forgets it.
     bool take_unhalt() { return unhalted_.exchange(false); }
     bool unhalt_pending() const { return unhalted_.load(); }
@@ -108,6 +111,7 @@ class Lapic {
     u64 period_ns() const;
     void start_timer(u32 initial);
     void timer_fired();
+    void settle_timer();
     void arm_deadline_locked();
     u32 current_count() const;
 
@@ -118,6 +122,7 @@ class Lapic {
     std::atomic<u32> pending_errors_{0};
     std::atomic<int> sipi_vector_{-1};
     std::atomic<bool> unhalted_{false};
+    std::atomic<u32> nmis_{0};
 
     mutable std::mutex timer_mutex_;  // innermost; guards what follows
     u64 timer_start_ns_ = 0;          // when the count was loaded (periodic: last period's start)

@@ -61,12 +61,14 @@ u64 send_ipi(Context& ctx, u64 bitmap_low, u64 bitmap_high, u64 first, u64 icr) 
     InterruptMessage m{.vector = static_cast<u8>(icr),
                        .delivery = static_cast<InterruptMessage::Delivery>(icr >> 8 & 7)};
     if (m.delivery != InterruptMessage::Fixed && m.delivery != InterruptMessage::Nmi) return kEinval;
+    if (first > ~u32{0}) return 0;
     u64 sent = 0;
     const bool wide = in_code64(ctx);
     const unsigned per_word = wide ? 64 : 32;
     for (unsigned i = 0; i < 2 * per_word; ++i) {
         const u64 word = i < per_word ? bitmap_low : bitmap_high;
         if (!(word >> (i % per_word) & 1)) continue;
+        if (first + i > ~u32{0}) break;
         if (Lapic* target = local_apics(ctx).find(static_cast<u32>(first + i))) {
             target->post(m);
             ++sent;

@@ -509,6 +509,10 @@ Outcome dispatch(Context& ctx, const Instruction& in) {
         case ZYDIS_MNEMONIC_SYSRET:
             execute_sysret(ctx, in);
             look_for_interrupts(ctx);
+            if (ctx.flags & rflags::kTf) {  // traps at once: the TF that counts is the new one (SDM vol. 2, SYSRET)
+                ctx.fault = debug_fault(1 << 14);
+                deliver_fault(ctx);
+            }
             return Outcome::Jumped;
         case ZYDIS_MNEMONIC_SYSENTER: execute_sysenter(ctx); return Outcome::Jumped;
         case ZYDIS_MNEMONIC_SYSEXIT: execute_sysexit(ctx, in); return Outcome::Jumped;
