@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/dbt/vcpu.h"
+
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "engine/dbt/signals.h"
+#include "engine/dbt/slow_access.h"
+#include "engine/dbt/trace.h"
+#include "engine/dbt/translate.h"
+
+namespace vezha::engine::dbt {
+
+std::unique_ptr<VcpuImpl> VcpuImpl::create(VmImpl& vm, u32 index, const x86::CpuModel& model) {
+    void* at = ::mmap(nullptr, sizeof(GuestRun), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(at != MAP_FAILED);
+    auto* run = new (at) GuestRun;
+    auto vcpu = std::unique_ptr<VcpuImpl>(new VcpuImpl(vm, run, model));
+    Context& ctx = run->ctx;
+    ctx.vcpu = vcpu.get();
+    ctx.vm = &vm;
+    ctx.memory = &vm.wiring().memory;
+    ctx.bus = &vm.wiring().bus;
+    ctx.apics = &vm.apics();
+    ctx.translator = run;
+    ctx.cpuid = model.for_vcpu(index);
+    run->code_base = vm.cache().base();
+    run->cache = &vm.cache();
+    run->thunks = const_cast<Thunks*>(&vm.thunks());
+    reset_tlb(*run);
+    vm.apics().add(ctx, index);
+    return vcpu;
+}
+
+VcpuImpl::~VcpuImpl() {
+    vm_.forget(this);
+    run_->~GuestRun();
+    ::munmap(run_, sizeof(GuestRun));
+}
+
+void VcpuImpl::demand(u32 bits) {
+    const u32 before = run_->ctx.attention.fetch_or(bits, std::memory_order_seq_cst);
+    run_->jump_index_mask.store(0, std::memory_order_seq_cst);
+    if ((before & bits) == bits) return;
+    { const std::lock_guard lock(sleep_mutex_); }
+    wake_.notify_one();
+}
+
+void request_attention(Context& ctx, u32 bits) { ctx.vcpu->demand(bits); }
+
+void VcpuImpl::sleep() {
+    Context& ctx = run_->ctx;
+    std::unique_lock lock(sleep_mutex_);
+    // Whoever sets a bit afterwards takes the mutex first. Bits that cannot wake this state are taken by service_events().
+    wake_.wait(lock, [&] { return ctx.attention.load(std::memory_order_seq_cst) & ~(ctx.nmi_masked ? attention::kNmi : 0u); });
+}
+
+bool VcpuImpl::attend() {
+    Context& ctx = run_->ctx;
+    const u32 bits = ctx.attention.load(std::memory_order_seq_cst);
+    if (bits & attention::kExclusive) vm_.wait_exclusive();
+    if (bits & attention::kTlbFlush) {
+        ctx.attention.fetch_and(~attention::kTlbFlush);
+        flush_tlb(ctx, FlushScope::All);
+    }
+    if (bits & attention::kKick) {
+        ctx.attention.fetch_and(~attention::kKick);
+        return true;
+    }
+    if (bits & ~(attention::kExclusive | attention::kTlbFlush | attention::kKick)) {
+        park_vector_state(ctx);
+        service_events(ctx);
+    }
+    return false;
+}
+
+Exit VcpuImpl::run() {
+    GuestRun& run = *run_;
+    Context& ctx = run.ctx;
+    const GuestThread thread(run);
+    thread_id_ = static_cast<int>(::syscall(SYS_gettid));
+    for (;;) {
+        if (ctx.attention.load(std::memory_order_relaxed) && attend()) break;
+        if (ctx.shutdown) {
+            park_vector_state(ctx);
+            return Exit::Shutdown;
+        }
+        if (failed_) {
+            park_vector_state(ctx);
+            failed_ = false;
+            return Exit::Error;
+        }
+        if (ctx.mp_state != x86::MpState::Runnable) {
+            park_vector_state(ctx);
+            sleep();
+            continue;
+        }
+        running_.store(true, std::memory_order_seq_cst);
+        const Next next = dispatch(run, vm_.thunks());
+        if (next == Next::Bounce) {
+            bounce();
+            running_.store(false, std::memory_order_release);
+            continue;
+        }
+        running_.store(false, std::memory_order_release);
+        handle(next);
+    }
+    park_vector_state(ctx);
+    return Exit::Kicked;
+}
+
+void VcpuImpl::handle(Next next) {
+    Context& ctx = run_->ctx;
+    switch (next) {
+    case Next::Attention: case Next::Bounce: break;
+    case Next::Translate:
+        park_vector_state(ctx);
+        translate_here();
+        break;
+    case Next::System:
+        system();
+        break;
+    case Next::Fault:
+        park_vector_state(ctx);
+        ctx.sti_shadow = ctx.mov_ss_shadow = false;
+        deliver_fault(ctx);
+        break;
+    case Next::Stepped: finish_instruction(); break;
+    case Next::Yield: ::sched_yield(); break;
+    }
+}
+
+/// After a single-instruction block: shadows last one instruction, TF traps after it (SDM vol. 3B, 18.3.1.4).
+void VcpuImpl::finish_instruction() {
+    Context& ctx = run_->ctx;
+    const bool was_mov_ss = ctx.mov_ss_shadow;
+    ctx.sti_shadow = ctx.mov_ss_shadow = false;
+    if ((ctx.flags & x86::rflags::kTf) && !was_mov_ss) {
+        park_vector_state(ctx);
+        ctx.dr6 |= 1 << 14;
+        ctx.fault = {.pending = true, .vector = x86::kDebug};
+        deliver_fault(ctx);
+    }
+}
+
+void VcpuImpl::system() {
+    GuestRun& run = *run_;
+    Context& ctx = run.ctx;
+    const SystemSite& site = *run.exit_site;
+    const Instruction& insn = site.instruction;
+    ++run.count_system;
+    const u64 next = insn.rip + insn.info.length;
+    const auto step_past = [&] { ctx.rip = ctx.code64 ? next : ctx.code32 ? next & 0xffff'ffff : next & 0xffff'ffff; };
+    if (site.kind == SiteKind::Pause) {
+        step_past();
+        return finish_instruction();
+    }
+    park_vector_state(ctx);
+    const bool traced = ctx.flags & x86::rflags::kTf, was_mov_ss = ctx.mov_ss_shadow;
+    ctx.sti_shadow = ctx.mov_ss_shadow = false;
+    Outcome outcome = Outcome::Jumped;
+    switch (site.kind) {
+    case SiteKind::Raise:
+        ctx.fault = site.fault;
+        outcome = Outcome::Fault;
+        break;
+    case SiteKind::System: outcome = execute_system(ctx, insn); break;
+    default:
+        if (!execute_slowly(run, site)) outcome = Outcome::Fault;
+        break;
+    }
+    switch (outcome) {
+    case Outcome::Next: step_past(); break;
+    case Outcome::Fault:
+        ctx.fault.pending = true;
+        deliver_fault(ctx);
+        return;
+    case Outcome::Jumped: case Outcome::Repeat: break;
+    }
+    if (traced && !was_mov_ss && (ctx.flags & x86::rflags::kTf)) {
+        ctx.dr6 |= 1 << 14;
+        ctx.fault = {.pending = true, .vector = x86::kDebug};
+        deliver_fault(ctx);
+    }
+}
+
+/// Runs the instruction at rip with its accesses in C++. Counts as running.
+void VcpuImpl::bounce() {
+    GuestRun& run = *run_;
+    Context& ctx = run.ctx;
+    const bool exclusive = run.exit_locked && vm_.vcpus().size() > 1;
+    run.exit_locked = false;
+    if (exclusive) {
+        running_.store(false, std::memory_order_seq_cst);
+        vm_.begin_exclusive(this);
+        running_.store(true, std::memory_order_seq_cst);
+    }
+    const u64 mode = (ctx.mode_key | key::kBounce);
+    const u64 linear = ctx.code64 ? ctx.rip : (ctx.rip + ctx.segment[x86::kCs].base) & 0xffff'ffff;
+    Next after = Next::Fault;
+    if (GuestRun::Exec* page = exec_page(run, linear)) {
+        Block* block = run.cache->find(page->gpa | (linear & 0xfff), ctx.rip, mode);
+        bool usable = block;
+        if (block && block->second_page) {
+            GuestRun::Exec* second = exec_page(run, (linear | 0xfff) + 1);
+            usable = second && second->gpa == block->second_page;
+        }
+        if (!usable) {
+            // Translate it as the loop does, then come back for it.
+            if (exclusive) vm_.end_exclusive();
+            running_.store(false, std::memory_order_seq_cst);
+            park_vector_state(ctx);
+            const u64 saved = ctx.mode_key;
+            ctx.mode_key |= key::kBounce;
+            translate_here();
+            ctx.mode_key = saved;
+            return;
+        }
+        execute(run, vm_.thunks(), *block);
+        after = run.exit_reason == ExitReason::Fault ? Next::Fault
+                : run.exit_reason == ExitReason::System ? Next::System : Next::Stepped;
+    }
+    if (exclusive) vm_.end_exclusive();
+    running_.store(false, std::memory_order_release);
+    if (after == Next::Stepped && !(block_mode(ctx) & key::kSingle)) return;
+    handle(after);
+}
+
+void VcpuImpl::translate_here() {
+    GuestRun& run = *run_;
+    Context& ctx = run.ctx;
+    CodeCache& cache = vm_.cache();
+    u64 mode = block_mode(ctx);
+    const u64 linear = ctx.code64 ? ctx.rip : (ctx.rip + ctx.segment[x86::kCs].base) & 0xffff'ffff;
+    GuestRun::Exec* exec = exec_page(run, linear);
+    if (!exec) return handle(Next::Fault);
+    const u64 page_gpa = exec->gpa, offset = linear & 0xfff;
+    u8* const page_host = exec->host;
+    const bool global = exec->global;
+    BlockSource source{.gpa = page_gpa | offset, .rip = ctx.rip, .mode = mode, .bytes = {page_host + offset, 4096 - offset}};
+
+    if (cache.nearly_full()) {
+        vm_.begin_exclusive(this);
+        {
+            const std::lock_guard lock(cache.mutex());
+            cache.flush();
+        }
+        for (VcpuImpl* vcpu : vm_.vcpus()) clear_all_jumps(vcpu->run_state());
+        vm_.end_exclusive();
+    }
+    const auto protect = [&](u64 gpa, const u8* host) {
+        bool writable;
+        {
+            const std::lock_guard lock(cache.mutex());
+            writable = cache.mark_code(gpa);
+        }
+        if (!writable) return;
+        vm_.begin_exclusive(this);
+        for (VcpuImpl* vcpu : vm_.vcpus()) drop_write_entries(vcpu->run_state(), host);
+        vm_.end_exclusive();
+    };
+    protect(page_gpa, page_host);
+    std::unique_lock lock(cache.mutex());
+    Block* block = nullptr;
+    u8 crossing[32];
+    for (int attempt = 0; attempt < 2; ++attempt) {
+        if (!cache.page_has_code(source.gpa)) cache.mark_code(source.gpa);
+        if (cache.nearly_full()) return;  // others filled it: come back
+        const TranslateStatus status = translate(cache, vm_.thunks(), source, block);
+        if (status == TranslateStatus::Done) break;
+        lock.unlock();
+        GuestRun::Exec* second = exec_page(run, (linear | 0xfff) + 1);
+        if (!second) {
+            // The fetch of the second half faults; rip stays at the instruction.
+            return handle(Next::Fault);
+        }
+        const u64 second_gpa = second->gpa;
+        protect(second_gpa, second->host);
+        const usize first = 4096 - offset;
+        std::memcpy(crossing, page_host + offset, first);
+        std::memcpy(crossing + first, second->host, 15);
+        source.second_gpa = second_gpa;
+        source.crossing = {crossing, 15};
+        lock.lock();
+    }
+    if (!block) return;
+    block->global = global;
+    cache.publish(block);
+    if (trace_enabled()) trace_block(*block, source.crossing.empty() ? source.bytes : source.crossing);
+}
+
+void VcpuImpl::fail_here(std::string why) {
+    error_ = Error(ErrorCode::Internal, std::move(why));
+    failed_ = true;
+}
+
+// ----------------------------------------------------------------------------------------------------- save and load
+
+Result<x86::CpuState> VcpuImpl::save() {
+    Context& ctx = run_->ctx;
+    x86::CpuState s;
+    s.gpr = ctx.gpr;
+    s.rip = ctx.rip;
+    s.rflags = ctx.flags;
+    s.segment = ctx.segment;
+    s.tr = ctx.tr;
+    s.ldtr = ctx.ldtr;
+    s.gdtr = ctx.gdtr;
+    s.idtr = ctx.idtr;
+    s.cr0 = ctx.cr0, s.cr2 = ctx.cr2, s.cr3 = ctx.cr3, s.cr4 = ctx.cr4, s.efer = ctx.efer, s.xcr0 = ctx.xcr0;
+    s.dr = ctx.dr;
+    s.dr6 = ctx.dr6, s.dr7 = ctx.dr7;
+    s.apic_base = ctx.apic_base;
+    (void)get_msr(ctx, x86::msr::kTsc, s.tsc);
+    (void)get_msr(ctx, x86::msr::kTscDeadline, s.tsc_deadline);
+    for (const u32 index : model_.msrs) {
+        u64 value = 0;
+        if (get_msr(ctx, index, value)) s.set_msr(index, value);
+    }
+    s.xsave = ctx.xsave;
+    vm_.apics().save(ctx, s.lapic);
+    s.cr8 = s.lapic.registers[x86::lapic::kTpr] >> 4;
+    s.mp_state = ctx.mp_state;
+    s.events.exception_pending = ctx.fault.pending;
+    s.events.exception_vector = ctx.fault.vector;
+    s.events.exception_has_error_code = ctx.fault.has_error_code;
+    s.events.exception_error_code = ctx.fault.error_code;
+    s.events.exception_payload = ctx.fault.address;
+    s.events.exception_has_payload = ctx.fault.pending && ctx.fault.vector == x86::kPageFault;
+    s.events.nmi_pending = ctx.attention.load() & attention::kNmi;
+    s.events.nmi_masked = ctx.nmi_masked;
+    s.events.sti_shadow = ctx.sti_shadow;
+    s.events.mov_ss_shadow = ctx.mov_ss_shadow;
+    return s;
+}
+
+Result<> VcpuImpl::load(const x86::CpuState& s) {
+    Context& ctx = run_->ctx;
+    park_vector_state(ctx);
+    ctx.gpr = s.gpr;
+    ctx.rip = s.rip;
+    ctx.flags = s.rflags | 2;
+    ctx.segment = s.segment;
+    ctx.tr = s.tr;
+    ctx.ldtr = s.ldtr;
+    ctx.gdtr = s.gdtr;
+    ctx.idtr = s.idtr;
+    ctx.cr0 = s.cr0, ctx.cr2 = s.cr2, ctx.cr3 = s.cr3, ctx.cr4 = s.cr4, ctx.efer = s.efer, ctx.xcr0 = s.xcr0;
+    ctx.dr = s.dr;
+    ctx.dr6 = s.dr6, ctx.dr7 = s.dr7;
+    ctx.apic_base = s.apic_base;
+    ctx.cpl = (ctx.cr0 & x86::cr0::kPe) ? static_cast<u8>(s.segment[x86::kSs].dpl()) : u8{0};
+    if (ctx.flags & x86::rflags::kVm) ctx.cpl = 3;
+    ctx.mp_state = s.mp_state;
+    ctx.shutdown = false;
+    ctx.fault = {.pending = s.events.exception_pending, .vector = s.events.exception_vector,
+                 .has_error_code = s.events.exception_has_error_code, .error_code = s.events.exception_error_code,
+                 .address = s.events.exception_payload};
+    ctx.nmi_masked = s.events.nmi_masked;
+    ctx.sti_shadow = s.events.sti_shadow;
+    ctx.mov_ss_shadow = s.events.mov_ss_shadow;
+    ctx.xsave = s.xsave;
+    // An image that names nothing is the initial state: give the control words their reset values.
+    u64 present = 0, compact = 0;
+    std::memcpy(&present, &ctx.xsave.bytes[512], 8);
+    std::memcpy(&compact, &ctx.xsave.bytes[520], 8);
+    if (!(present & 2) && compact == 0) {
+        const u32 mxcsr = 0x1f80;
+        std::memcpy(&ctx.xsave.bytes[24], &mxcsr, 4);
+    }
+    update_mode(ctx);
+    for (const auto& msr : s.msrs) (void)set_msr(ctx, msr.index, msr.value);
+    (void)set_msr(ctx, x86::msr::kTsc, s.tsc);
+    vm_.apics().load(ctx, s.lapic);
+    (void)set_msr(ctx, x86::msr::kTscDeadline, s.tsc_deadline);
+    if (s.events.nmi_pending) demand(attention::kNmi);
+    reset_tlb(*run_);
+    update_mode(ctx);
+    demand(attention::kRecheck);
+    return {};
+}
+
+}  // namespace vezha::engine::dbt
