@@ -32,6 +32,7 @@ std::unique_ptr<VcpuImpl> VcpuImpl::create(VmImpl& vm, u32 index, const x86::Cpu
     ctx.apics = &vm.apics();
     ctx.translator = run;
     ctx.cpuid = model.for_vcpu(index);
+    note_cpuid(ctx);
     run->code_base = vm.cache().base();
     run->cache = &vm.cache();
     run->thunks = const_cast<Thunks*>(&vm.thunks());
@@ -145,8 +146,7 @@ void VcpuImpl::finish_instruction() {
     ctx.sti_shadow = ctx.mov_ss_shadow = false;
     if ((ctx.flags & x86::rflags::kTf) && !was_mov_ss) {
         park_vector_state(ctx);
-        ctx.dr6 |= 1 << 14;
-        ctx.fault = {.pending = true, .vector = x86::kDebug};
+        ctx.fault = debug_fault(1 << 14);
         deliver_fault(ctx);
     }
 }
@@ -186,8 +186,7 @@ void VcpuImpl::system() {
     case Outcome::Jumped: case Outcome::Repeat: break;
     }
     if (traced && !was_mov_ss && (ctx.flags & x86::rflags::kTf)) {
-        ctx.dr6 |= 1 << 14;
-        ctx.fault = {.pending = true, .vector = x86::kDebug};
+        ctx.fault = debug_fault(1 << 14);
         deliver_fault(ctx);
     }
 }
@@ -304,87 +303,11 @@ void VcpuImpl::fail_here(std::string why) {
 
 // ----------------------------------------------------------------------------------------------------- save and load
 
-Result<x86::CpuState> VcpuImpl::save() {
-    Context& ctx = run_->ctx;
-    x86::CpuState s;
-    s.gpr = ctx.gpr;
-    s.rip = ctx.rip;
-    s.rflags = ctx.flags;
-    s.segment = ctx.segment;
-    s.tr = ctx.tr;
-    s.ldtr = ctx.ldtr;
-    s.gdtr = ctx.gdtr;
-    s.idtr = ctx.idtr;
-    s.cr0 = ctx.cr0, s.cr2 = ctx.cr2, s.cr3 = ctx.cr3, s.cr4 = ctx.cr4, s.efer = ctx.efer, s.xcr0 = ctx.xcr0;
-    s.dr = ctx.dr;
-    s.dr6 = ctx.dr6, s.dr7 = ctx.dr7;
-    s.apic_base = ctx.apic_base;
-    (void)get_msr(ctx, x86::msr::kTsc, s.tsc);
-    (void)get_msr(ctx, x86::msr::kTscDeadline, s.tsc_deadline);
-    for (const u32 index : model_.msrs) {
-        u64 value = 0;
-        if (get_msr(ctx, index, value)) s.set_msr(index, value);
-    }
-    s.xsave = ctx.xsave;
-    vm_.apics().save(ctx, s.lapic);
-    s.cr8 = s.lapic.registers[x86::lapic::kTpr] >> 4;
-    s.mp_state = ctx.mp_state;
-    s.events.exception_pending = ctx.fault.pending;
-    s.events.exception_vector = ctx.fault.vector;
-    s.events.exception_has_error_code = ctx.fault.has_error_code;
-    s.events.exception_error_code = ctx.fault.error_code;
-    s.events.exception_payload = ctx.fault.address;
-    s.events.exception_has_payload = ctx.fault.pending && ctx.fault.vector == x86::kPageFault;
-    s.events.nmi_pending = ctx.attention.load() & attention::kNmi;
-    s.events.nmi_masked = ctx.nmi_masked;
-    s.events.sti_shadow = ctx.sti_shadow;
-    s.events.mov_ss_shadow = ctx.mov_ss_shadow;
-    return s;
-}
+Result<x86::CpuState> VcpuImpl::save() { return to_cpu_state(run_->ctx); }
 
-Result<> VcpuImpl::load(const x86::CpuState& s) {
-    Context& ctx = run_->ctx;
-    park_vector_state(ctx);
-    ctx.gpr = s.gpr;
-    ctx.rip = s.rip;
-    ctx.flags = s.rflags | 2;
-    ctx.segment = s.segment;
-    ctx.tr = s.tr;
-    ctx.ldtr = s.ldtr;
-    ctx.gdtr = s.gdtr;
-    ctx.idtr = s.idtr;
-    ctx.cr0 = s.cr0, ctx.cr2 = s.cr2, ctx.cr3 = s.cr3, ctx.cr4 = s.cr4, ctx.efer = s.efer, ctx.xcr0 = s.xcr0;
-    ctx.dr = s.dr;
-    ctx.dr6 = s.dr6, ctx.dr7 = s.dr7;
-    ctx.apic_base = s.apic_base;
-    ctx.cpl = (ctx.cr0 & x86::cr0::kPe) ? static_cast<u8>(s.segment[x86::kSs].dpl()) : u8{0};
-    if (ctx.flags & x86::rflags::kVm) ctx.cpl = 3;
-    ctx.mp_state = s.mp_state;
-    ctx.shutdown = false;
-    ctx.fault = {.pending = s.events.exception_pending, .vector = s.events.exception_vector,
-                 .has_error_code = s.events.exception_has_error_code, .error_code = s.events.exception_error_code,
-                 .address = s.events.exception_payload};
-    ctx.nmi_masked = s.events.nmi_masked;
-    ctx.sti_shadow = s.events.sti_shadow;
-    ctx.mov_ss_shadow = s.events.mov_ss_shadow;
-    ctx.xsave = s.xsave;
-    // An image that names nothing is the initial state: give the control words their reset values.
-    u64 present = 0, compact = 0;
-    std::memcpy(&present, &ctx.xsave.bytes[512], 8);
-    std::memcpy(&compact, &ctx.xsave.bytes[520], 8);
-    if (!(present & 2) && compact == 0) {
-        const u32 mxcsr = 0x1f80;
-        std::memcpy(&ctx.xsave.bytes[24], &mxcsr, 4);
-    }
-    update_mode(ctx);
-    for (const auto& msr : s.msrs) (void)set_msr(ctx, msr.index, msr.value);
-    (void)set_msr(ctx, x86::msr::kTsc, s.tsc);
-    vm_.apics().load(ctx, s.lapic);
-    (void)set_msr(ctx, x86::msr::kTscDeadline, s.tsc_deadline);
-    if (s.events.nmi_pending) demand(attention::kNmi);
+Result<> VcpuImpl::load(const x86::CpuState& state) {
+    TRY(from_cpu_state(run_->ctx, state));
     reset_tlb(*run_);
-    update_mode(ctx);
-    demand(attention::kRecheck);
     return {};
 }
 
