@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "base/check.h"
 #include "base/types.h"
 
 namespace vezha::engine::dbt {
@@ -164,7 +165,10 @@ class Assembler {
         return at_ - 1;
     }
     void bind(u8* rel32) const { link(rel32, at_); }
-    void bind_short(u8* rel8) const { *rel8 = static_cast<u8>(at_ - (rel8 + 1)); }
+    void bind_short(u8* rel8) const {
+        CHECK(at_ - (rel8 + 1) < 128);
+        *rel8 = static_cast<u8>(at_ - (rel8 + 1));
+    }
     void jump(const u8* target) {
         byte(0xe9);
         u32le(0);

@@ -67,9 +67,8 @@ void install() {
         for (const int signal : kSignals) {
             struct sigaction action {};
             action.sa_sigaction = handler;
-            action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-            sigfillset(&action.sa_mask);
-            for (const int other : kSignals) sigdelset(&action.sa_mask, other);
+            action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+            sigemptyset(&action.sa_mask);
             CHECK(::sigaction(signal, &action, &previous[signal]) == 0);
         }
     });
@@ -83,7 +82,7 @@ GuestThread::GuestThread(GuestRun& run) {
     CHECK(stack_ != MAP_FAILED);
     // Disarmed while a handler runs, so that the kernel never takes the guest's RSP for a position on this stack.
     stack_t stack{.ss_sp = stack_, .ss_flags = static_cast<int>(1u << 31), .ss_size = kSignalStack};
-    CHECK(::sigaltstack(&stack, nullptr) == 0);
+    CHECK(::sigaltstack(&stack, &old_stack_) == 0);
     sigset_t mask, old;
     sigfillset(&mask);
     for (const int signal : kSignals) sigdelset(&mask, signal);
@@ -102,8 +101,7 @@ GuestThread::~GuestThread() {
     sigemptyset(&old);
     std::memcpy(&old, &old_mask_, sizeof old_mask_);
     pthread_sigmask(SIG_SETMASK, &old, nullptr);
-    stack_t off{.ss_sp = nullptr, .ss_flags = SS_DISABLE, .ss_size = 0};
-    ::sigaltstack(&off, nullptr);
+    ::sigaltstack(&old_stack_, nullptr);
     ::munmap(stack_, kSignalStack);
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <signal.h>
+
 #include "engine/dbt/thunks.h"
 
 namespace vezha::engine::dbt {
@@ -16,6 +18,7 @@ class GuestThread {
 
   private:
     void* stack_ = nullptr;
+    stack_t old_stack_{};
     u64 old_mask_ = 0;
     u64 old_gs_ = 0;
     GuestRun* old_run_ = nullptr;

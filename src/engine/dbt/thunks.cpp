@@ -48,9 +48,9 @@ const u8* helper(Assembler& a, u64 (*function)(GuestRun*)) {
     a.op_memory(Assembler::k64, 0x8d, 4, 4, -1, 1, 8);
     a.gs_store(0, at::kHostTarget);
     a.op_registers(Assembler::k64, 0x85, 0, 0);  // test rax, rax
-    u8* out = a.short_forward(0x74);
+    u8* out = a.jcc_forward(4);
     to_guest(a);
-    a.bind_short(out);
+    a.bind(out);
     go_back(a);
     return start;
 }

@@ -445,15 +445,36 @@ bool is_prefix(u8 byte) {
     }
 }
 
+/// The prefixes of an instruction: where they end, and the REX that counts (the last byte before the opcode).
+struct Prefixes {
+    unsigned end = 0;
+    u8 rex = 0;
+    bool has66 = false;
+};
+Prefixes scan_prefixes(const Decoded& d, bool code64) {
+    Prefixes p;
+    for (; p.end < d.insn.info.length; ++p.end) {
+        const u8 byte = d.insn.bytes[p.end];
+        if (is_prefix(byte)) {
+            p.rex = 0;
+            p.has66 |= byte == 0x66;
+        } else if (code64 && (byte & 0xf0) == 0x40) {
+            p.rex = byte;
+        } else {
+            break;
+        }
+    }
+    return p;
+}
+
 /// Legacy prefixes that still mean something: no segments, no address size; operand size as 64-bit mode reads it.
 void Translator::emit_prefixes(const Decoded& d) {
-    bool has66 = false;
-    for (unsigned i = 0; i < d.insn.info.length && is_prefix(d.insn.bytes[i]); ++i) has66 |= d.insn.bytes[i] == 0x66;
-    bool want66 = has66;
+    const Prefixes prefixes = scan_prefixes(d, code64());
+    bool want66 = prefixes.has66;
     if (code16() && !d.vector_like && d.insn.info.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY)
         want66 = d.insn.info.operand_width == 16;
     if (want66) a_.byte(0x66);
-    for (unsigned i = 0; i < d.insn.info.length && is_prefix(d.insn.bytes[i]); ++i)
+    for (unsigned i = 0; i < prefixes.end; ++i)
         if (const u8 p = d.insn.bytes[i]; p == 0xf0 || p == 0xf2 || p == 0xf3) a_.byte(p);
 }
 
@@ -476,10 +497,8 @@ void Translator::emit_registers_only(const Decoded& d) {
 void Translator::emit_with_memory(const Decoded& d, int base, int index) {
     const auto& info = d.insn.info;
     const u8* bytes = d.insn.bytes;
-    unsigned at = 0;
-    while (is_prefix(bytes[at])) ++at;
-    u8 rex = 0;
-    if (code64() && (bytes[at] & 0xf0) == 0x40 && info.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY) rex = bytes[at++];
+    const auto [at, rex, has66] = scan_prefixes(d, code64());
+    (void)has66;
     const unsigned x = index >= 8 ? 1 : 0, b = base >= 8 ? 1 : 0;
     emit_prefixes(d);
     if (info.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY) {
@@ -700,9 +719,7 @@ void Translator::emit_leave(const Decoded& d) {
 }
 
 unsigned condition_code(const Decoded& d) {
-    unsigned at = 0;
-    while (is_prefix(d.insn.bytes[at])) ++at;
-    if ((d.insn.bytes[at] & 0xf0) == 0x40) ++at;
+    const unsigned at = scan_prefixes(d, d.insn.info.machine_mode == ZYDIS_MACHINE_MODE_LONG_64).end;
     return (d.insn.bytes[at] == 0x0f ? d.insn.bytes[at + 1] : d.insn.bytes[at]) & 15;
 }
 
@@ -807,7 +824,9 @@ void Translator::emit(const Decoded& d, bool last) {
     case Kind::Pop: emit_pop(d); break;
     case Kind::Leave: emit_leave(d); break;
     case Kind::Lea: emit_lea(d); break;
-    case Kind::Nothing: break;
+    case Kind::Nothing:
+        if (d.insn.info.raw.modrm.mod == 3) emit_registers_only(d);  // some reserved forms are #UD
+        break;
     case Kind::Jump: case Kind::JumpIf: case Kind::Call: case Kind::Return: return emit_branch(d);
     case Kind::Loop: return emit_loop(d);
     case Kind::String: return exit_site(d, SiteKind::String);
