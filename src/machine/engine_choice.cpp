@@ -8,9 +8,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
-#if __has_include("engine/dbt/dbt_engine.h")
 #include "engine/dbt/dbt_engine.h"
-#endif
 #include "engine/kvm/kvm_engine.h"
 
 namespace vezha::machine {
@@ -55,13 +53,7 @@ void write_cache(const std::string& identity, const Result<>& result) {
 }
 
 Result<ChosenEngine> software(const engine::VmWiring& wiring, std::string line, bool kvm_present) {
-#if __has_include("engine/dbt/dbt_engine.h")
     auto vm = TRY(engine::dbt::create(wiring));
-#else
-    (void)wiring;
-    std::unique_ptr<engine::Vm> vm;
-    if (!vm) return fail(ErrorCode::Unsupported, "this build has no software engine");
-#endif
     return ChosenEngine{std::move(vm), std::move(line), kvm_present};
 }
 
