@@ -133,7 +133,7 @@ Result<Outcome> EngineRunner::run(const Case& test) {
     x86::CpuState s = m.initial();
     s.gpr = test.start.gpr;
     s.rip = test.start.rip;
-    s.rflags = (test.start.flags & kComparedFlags) | 2;
+    s.rflags = (test.start.flags & kComparedFlags) | 0x202;  // as a process has it, for PUSHF
     s.xsave = test.start.xsave;
     TRY(m.memory.write(Gpa{kData}, test.start.data));
     TRY(m.memory.write(Gpa{test.start.rip}, test.code));

@@ -12,6 +12,7 @@ namespace {
 /// Not user-mode code, not the same twice, or not comparable from outside.
 bool excluded(const ZydisDecodedInstruction& i) {
     if (i.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) return true;
+    if (i.mnemonic == ZYDIS_MNEMONIC_CLI || i.mnemonic == ZYDIS_MNEMONIC_STI) return true;
     switch (i.meta.category) {
         case ZYDIS_CATEGORY_CALL:
         case ZYDIS_CATEGORY_RET:

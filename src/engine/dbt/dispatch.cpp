@@ -24,6 +24,7 @@ void execute(GuestRun& run, const Thunks& thunks, const Block& block) {
     if (ctx.vector_parked) unpark_vector_state(ctx);
     run.host_flags = (ctx.flags & kHostFlags) | 0x202;
     run.exit_link = 0;
+    run.source_valid = 0;
     ++run.count_entries;
     thunks.enter(block.entry);
     ctx.flags = (ctx.flags & ~kHostFlags) | (run.host_flags & kHostFlags);
@@ -58,7 +59,13 @@ Next dispatch(GuestRun& run, const Thunks& thunks) {
 
         const u64 mode = block_mode(ctx), linear = linear_rip(ctx);
         GuestRun::Exec* page = exec_page(run, linear);
-        if (!page) return Next::Fault;
+        if (!page) {
+            if (run.source_valid && ctx.code64 && static_cast<i64>(ctx.rip << 16) >> 16 != static_cast<i64>(ctx.rip)) {
+                ctx.rip = run.source_rip;
+                ctx.gpr[x86::kRsp] += static_cast<u64>(static_cast<i64>(run.source_undo));
+            }
+            return Next::Fault;
+        }
         ++run.count_lookups;
         Block* block = run.cache->find(page->gpa | (linear & 0xfff), ctx.rip, mode);
         if (!block) return Next::Translate;

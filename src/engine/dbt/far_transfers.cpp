@@ -67,7 +67,7 @@ void drop_privileged_segments(Context& ctx) {
         Segment& s = ctx.segment[index];
         const bool conforming_code = (s.type() & 0xc) == 0xc;
         if (s.unusable() || (!conforming_code && s.dpl() < ctx.cpl))
-            s = {.selector = 0, .attributes = 0, .limit = 0, .base = s.unusable() ? s.base : 0};
+            s = {.selector = 0, .attributes = 0, .limit = 0, .base = s.base};
     }
 }
 

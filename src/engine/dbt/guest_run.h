@@ -2,7 +2,9 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstddef>
+#include <mutex>
 
 #include "engine/dbt/block_key.h"
 #include "engine/dbt/context.h"
@@ -59,6 +61,13 @@ struct GuestRun {
     ExitReason exit_reason = ExitReason::Lookup;
     SystemSite* exit_site = nullptr;
     u32 exit_link = 0;  ///< offset in the code cache of a rel32 to patch, or 0
+    /// Outside 64-bit mode: the last offset that may be read and written, or -1: no access at all.
+    std::array<i64, x86::kSegments> read_limit{}, write_limit{};
+    u64 sign_mask = u64{1} << 63;
+    // The indirect jump that missed: a target that is no canonical address faults at the jump.
+    u64 source_rip = 0;
+    i32 source_undo = 0;  ///< what the jump did to RSP, negated
+    u32 source_valid = 0;
     u64 tlb_index_mask = u64{kTlbEntries - 1} << 12;
     u64 page_mask = ~u64{0xfff};
     std::atomic<u64> jump_index_mask{kJumpEntries - 1};  ///< 0 makes every lookup miss: attention
@@ -101,6 +110,8 @@ struct GuestRun {
     bool exit_locked = false;    ///< the instruction of a Bounce exit is a locked one
     u64 large_low[2]{~u64{0}, ~u64{0}}, large_high[2]{};  ///< linear ranges mapped by large pages, per half of the space
     u64 code_seen[64]{};         ///< hashed pages that jump entries point into
+    std::mutex sleep_mutex;      ///< for the sleep of HLT; attention bits wake
+    std::condition_variable wake;
     void* thunks = nullptr;      ///< struct Thunks
     u32 pauses = 0;
 

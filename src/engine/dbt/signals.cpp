@@ -61,17 +61,20 @@ void handler(int signal, siginfo_t* info, void* opaque) {
     g[REG_EFL] &= ~static_cast<greg_t>(x86::rflags::kDf | x86::rflags::kTf);
 }
 
+/// Makes our handler the process's, over whatever another part installed meanwhile, which gets what is not ours.
 void install() {
-    static std::once_flag once;
-    std::call_once(once, [] {
-        for (const int signal : kSignals) {
-            struct sigaction action {};
-            action.sa_sigaction = handler;
-            action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-            sigemptyset(&action.sa_mask);
-            CHECK(::sigaction(signal, &action, &previous[signal]) == 0);
-        }
-    });
+    static std::mutex mutex;
+    const std::lock_guard lock(mutex);
+    for (const int signal : kSignals) {
+        struct sigaction action {}, old {};
+        CHECK(::sigaction(signal, nullptr, &old) == 0);
+        if ((old.sa_flags & SA_SIGINFO) && old.sa_sigaction == handler) continue;
+        previous[signal] = old;
+        action.sa_sigaction = handler;
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        sigemptyset(&action.sa_mask);
+        CHECK(::sigaction(signal, &action, nullptr) == 0);
+    }
 }
 
 }  // namespace

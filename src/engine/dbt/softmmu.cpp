@@ -13,7 +13,7 @@ enum FilledKind : unsigned { kTlbEntry = 0, kJumpEntry = 1, kExecEntry = 2 };
 
 /// No address with this index can match: its page differs in the index's top bit, which no crossing reaches.
 constexpr u64 empty_tag(u64 index) { return -((index ^ GuestRun::kTlbEntries / 2) << 12); }
-constexpr u64 empty_jump(u64 index) { return index ? -(index ^ 1) : u64{1} << 63; }
+constexpr u64 empty_jump(u64 index) { return -(index ^ 1); }
 
 void remember(GuestRun& run, bool global, unsigned kind, unsigned slot, unsigned index) {
     auto& list = global ? run.filled_global : run.filled_local;
@@ -241,9 +241,19 @@ void update_mode(Context& ctx) {
         if (ctx.segment[x86::kSs].default32()) mode |= key::kStack32;
         if (cs.base == 0) mode |= key::kFlatCode;
         bool flat = true;
-        for (const auto index : {x86::kEs, x86::kSs, x86::kDs}) {
+        const bool real = !(ctx.cr0 & c0::kPe) || (ctx.flags & x86::rflags::kVm);
+        auto& r = run_of(ctx);
+        for (unsigned index = 0; index < x86::kSegments; ++index) {
             const Segment& s = ctx.segment[index];
-            if (s.present() && s.base != 0) flat = false;
+            const unsigned type = s.type();
+            const bool code = type & 8;
+            i64 limit = s.present() ? static_cast<i64>(s.limit) : -1;
+            // Expand-down segments (SDM vol. 3A, 5.3) are treated as unlimited: what lies below their limit is not refused.
+            if (!code && (type & 4) && s.present() && !real) limit = 0xffff'ffff;
+            r.read_limit[index] = !real && code && !(type & 2) ? -1 : limit;
+            r.write_limit[index] = !real && (code || !(type & 2)) ? -1 : limit;
+            if (index == x86::kEs || index == x86::kSs || index == x86::kDs)
+                flat &= s.base == 0 && r.read_limit[index] == 0xffff'ffff && r.write_limit[index] == 0xffff'ffff;
         }
         if (flat) mode |= key::kFlatData;
     }

@@ -26,6 +26,12 @@ inline constexpr u32 kHostRsp = offsetof(GuestRun, host_rsp), kHostTarget = offs
                      kExitLink = offsetof(GuestRun, exit_link), kTlbIndexMask = offsetof(GuestRun, tlb_index_mask),
                      kPageMask = offsetof(GuestRun, page_mask), kJumpMask = offsetof(GuestRun, jump_index_mask),
                      kMaskedEax = offsetof(GuestRun, masked_eax), kMaskedEdx = offsetof(GuestRun, masked_edx);
+inline constexpr u32 kSourceRip = offsetof(GuestRun, source_rip), kSourceUndo = offsetof(GuestRun, source_undo),
+                     kSourceValid = offsetof(GuestRun, source_valid);
+inline constexpr u32 kSignMask = offsetof(GuestRun, sign_mask);
+inline u32 segment_limit(unsigned index, bool write) {
+    return static_cast<u32>((write ? offsetof(GuestRun, write_limit) : offsetof(GuestRun, read_limit)) + 8 * index);
+}
 inline u32 segment_base(unsigned index) {
     return static_cast<u32>(offsetof(GuestRun, ctx.segment) + index * sizeof(x86::Segment) + offsetof(x86::Segment, base));
 }

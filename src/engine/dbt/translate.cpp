@@ -23,6 +23,7 @@ struct Address {
     unsigned width = 64;
     int segment = -1;        ///< whose base is added; -1: none
     bool plus_al = false;    ///< XLAT
+    int limit_check = 0;     ///< of how many bytes, outside 64-bit mode; negative: of a store
     int bit_register = -1;   ///< BT family: plus the unit that this bit offset lies in
     unsigned bit_unit = 0;   ///< operand size in bits
 };
@@ -53,7 +54,7 @@ class Translator {
     bool segment_has_base(ZydisRegister segment) const;
     Address operand_address(const Decoded& d, const ZydisDecodedOperand& o) const;
     Address stack_address(i64 displacement) const;
-    void emit_address(const Address& address);
+    void emit_address(const Address& address, const Decoded* checked = nullptr);
     /// After this, [s1_ + s2_] is the host's copy of the guest's bytes. Registers other than the pair are the guest's.
     void emit_access(const Decoded& d, const Address& address, unsigned size, Access access);
     /// To be called when the instruction's store is done.
@@ -79,7 +80,7 @@ class Translator {
 
     // ---- Ways out
     void exit_direct(u64 rip);
-    void exit_indirect();  ///< to the RIP in s1_
+    void exit_indirect(u64 from, i64 undo);  ///< to the RIP in s1_
     void exit_site(const Decoded& d, SiteKind kind);
     void exit_raise(const Decoded& d, u8 vector, bool has_error_code);
     void exit_reason(ExitReason reason, u64 rip);
@@ -117,6 +118,19 @@ class Translator {
     std::vector<Stub> stubs_;
     Block* block_ = nullptr;
     u8* poll_ = nullptr;
+    struct Miss {
+        u8* jump;
+        u64 from;
+        i64 undo;
+        bool rcx_saved;
+    };
+    std::vector<Miss> misses_;
+    struct LimitFailure {
+        u8* jump;
+        const Decoded* decoded;
+        bool stack;
+    };
+    std::vector<LimitFailure> limits_;
 
     static std::vector<Decoded>& decoded_buffer() {
         static thread_local std::vector<Decoded> buffer(kMaxInstructions + 1);
@@ -231,7 +245,7 @@ void Translator::choose_scratch() {
 bool Translator::segment_has_base(ZydisRegister segment) const {
     if (segment == ZYDIS_REGISTER_FS || segment == ZYDIS_REGISTER_GS) return true;
     if (code64()) return false;
-    if (segment == ZYDIS_REGISTER_CS) return !(mode_ & key::kFlatCode);
+    if (segment == ZYDIS_REGISTER_CS) return true;
     return !(mode_ & key::kFlatData);
 }
 
@@ -275,7 +289,8 @@ Address Translator::stack_address(i64 displacement) const {
     return address;
 }
 
-void Translator::emit_address(const Address& x) {
+/// s1 = the linear address. `checked`: with the check of the segment's limit, whose failure is that instruction's fault.
+void Translator::emit_address(const Address& x, const Decoded* checked) {
     const bool large = x.displacement != static_cast<i32>(x.displacement);
     if (x.base < 0 && x.index < 0) {
         u64 value = static_cast<u64>(x.displacement);
@@ -324,14 +339,30 @@ void Translator::emit_address(const Address& x) {
         a_.lea(x.width == 64 ? k64 : k32, s1_, s1_, s2_, x.bit_unit / 8);
         if (x.width == 16) a_.zero_extend16(s1_, s1_);
     }
+    if (x.segment >= 0 && x.limit_check && checked) {
+        // limit - (offset + size - 1) must not be negative; flags stay.
+        const bool write = x.limit_check < 0;
+        a_.gs_store(kRcx, at::gpr(kRcx));
+        a_.lea(k64, kRcx, s1_, -1, 1, (write ? -x.limit_check : x.limit_check) - 1);
+        a_.bytes(reinterpret_cast<const u8*>("\x48\xf7\xd1"), 3);  // not rcx
+        a_.gs_load(s2_, at::segment_limit(static_cast<unsigned>(x.segment), write));
+        a_.lea(k64, kRcx, kRcx, s2_, 1, 1);
+        a_.pext_gs(kRcx, kRcx, at::kSignMask);
+        u8* good = a_.short_forward(0xe3);
+        limits_.push_back({a_.jump_forward(), checked, x.segment == x86::kSs});
+        a_.bind_short(good);
+        a_.gs_load(kRcx, at::gpr(kRcx));
+    }
     if (x.segment >= 0) {
         a_.gs_load(s2_, at::segment_base(static_cast<unsigned>(x.segment)));
         a_.lea(code64() ? k64 : k32, s1_, s1_, s2_);
     }
 }
 
-void Translator::emit_access(const Decoded& d, const Address& address, unsigned size, Access access) {
+void Translator::emit_access(const Decoded& d, const Address& wanted, unsigned size, Access access) {
     const bool write = access != Access::Read;
+    Address address = wanted;
+    if (address.segment >= 0 && !code64()) address.limit_check = write ? -static_cast<int>(size) : static_cast<int>(size);
     SlowPath slow{.jump = nullptr, .address = address, .size = size, .access = access, .rcx_saved = false, .resume = nullptr,
                   .rip = d.insn.rip, .decoded = &d};
     if (bounce_) {
@@ -341,7 +372,7 @@ void Translator::emit_access(const Decoded& d, const Address& address, unsigned 
         slow_.push_back(slow);
         return;
     }
-    emit_address(address);
+    emit_address(address, &d);
     const u32 tags = write ? at::tlb_write(slot_) : at::tlb_read(slot_);
     if (d.flags_live == 0) {
         a_.pext_gs(s2_, s1_, at::kTlbIndexMask);
@@ -402,7 +433,7 @@ void Translator::emit_slow_paths() {
     for (const SlowPath& slow : slow_) {
         a_.bind(slow.jump);
         if (slow.rcx_saved) a_.gs_load(kRcx, at::gpr(kRcx));
-        emit_address(slow.address);
+        emit_address(slow.address, bounce_ ? slow.decoded : nullptr);
         a_.gs_store(s1_, at::kArgLinear);
         a_.gs_store_immediate32(at::kMemorySite, 0);
         u8* site_offset = a_.at() - 4;
@@ -782,7 +813,7 @@ void Translator::emit_branch(const Decoded& d) {
         if (size == 2) a_.zero_extend16(s1_, s1_);
         const u64 drop = info.operand_count_visible && direct ? o.imm.value.u & 0xffff : 0;
         move_stack(static_cast<i64>(size + drop));
-        return exit_indirect();
+        return exit_indirect(d.insn.rip, -static_cast<i64>(size + drop));
     }
     default: break;
     }
@@ -806,7 +837,7 @@ void Translator::emit_branch(const Decoded& d) {
         if (!direct) a_.gs_load(s1_, at::kTemporary);
     }
     if (direct) exit_direct(truncate_rip(end_rip_ + o.imm.value.u, rip_width));
-    else exit_indirect();
+    else exit_indirect(d.insn.rip, d.kind == Kind::Call ? static_cast<i64>(size) : 0);
 }
 
 void Translator::emit(const Decoded& d, bool last) {
@@ -864,24 +895,26 @@ void Translator::exit_direct(u64 rip) {
         return exit_reason(ExitReason::Lookup, rip);
     }
     a_.move_immediate(s1_, rip);
-    exit_indirect();
+    exit_indirect(source_.rip, 0);
 }
 
-void Translator::exit_indirect() {
+void Translator::exit_indirect(u64 from, i64 undo) {
     if (s1_ != kScratch1 || s2_ != kScratch2) {
         a_.gs_store(s1_, at::kTemporary);
         to_default_pair();
         a_.gs_load(kScratch1, at::kTemporary);
     }
-    if (!(mode_ & key::kFlatCode) || (mode_ & (key::kSingle | key::kBounce))) return a_.jump(thunks_.jump_miss);
+    if (!(mode_ & key::kFlatCode) || (mode_ & (key::kSingle | key::kBounce))) {
+        misses_.push_back({a_.jump_forward(), from, undo, false});
+        return;
+    }
     a_.gs_store(kRcx, at::gpr(kRcx));
     a_.pext_gs(kRcx, kScratch1, at::kJumpMask);
     a_.gs_op_indexed(0x8b, kScratch2, kRcx, at::jump_target(slot_));
     a_.gs_op_indexed(0x8b, kRcx, kRcx, at::jump_tag(slot_));
     a_.lea(k64, kRcx, kRcx, kScratch1);
     u8* hit = a_.short_forward(0xe3);
-    a_.gs_load(kRcx, at::gpr(kRcx));
-    a_.jump(thunks_.jump_miss);
+    misses_.push_back({a_.jump_forward(), from, undo, true});
     a_.bind_short(hit);
     a_.gs_load(kRcx, at::gpr(kRcx));
     a_.rex(false, 0, kScratch2, -1);
@@ -965,6 +998,19 @@ TranslateStatus Translator::run(Block*& out) {
         exit_reason(ExitReason::Attention, source_.rip);
     }
     emit_slow_paths();
+    for (const LimitFailure& failure : limits_) {
+        a_.bind(failure.jump);
+        a_.gs_load(kRcx, at::gpr(kRcx));
+        exit_raise(*failure.decoded, failure.stack ? 12 : 13, true);
+    }
+    for (const Miss& miss : misses_) {
+        a_.bind(miss.jump);
+        if (miss.rcx_saved) a_.gs_load(kRcx, at::gpr(kRcx));
+        a_.gs_store_immediate64(at::kSourceRip, miss.from);
+        a_.gs_store_immediate32(at::kSourceUndo, static_cast<u32>(miss.undo));
+        a_.gs_store_immediate32(at::kSourceValid, 1);
+        a_.jump(thunks_.jump_miss);
+    }
     for (const Stub& stub : stubs_) {
         Assembler::link(stub.link, a_.at());
         a_.gs_store_immediate64(at::kRip, stub.rip);

@@ -2,13 +2,10 @@
 #include "engine/dbt/vcpu.h"
 
 #include <sched.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -20,9 +17,7 @@
 namespace vezha::engine::dbt {
 
 std::unique_ptr<VcpuImpl> VcpuImpl::create(VmImpl& vm, u32 index, const x86::CpuModel& model) {
-    void* at = ::mmap(nullptr, sizeof(GuestRun), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    CHECK(at != MAP_FAILED);
-    auto* run = new (at) GuestRun;
+    GuestRun* run = vm.new_run();
     auto vcpu = std::unique_ptr<VcpuImpl>(new VcpuImpl(vm, run, model));
     Context& ctx = run->ctx;
     ctx.vcpu = vcpu.get();
@@ -37,31 +32,27 @@ std::unique_ptr<VcpuImpl> VcpuImpl::create(VmImpl& vm, u32 index, const x86::Cpu
     run->cache = &vm.cache();
     run->thunks = const_cast<Thunks*>(&vm.thunks());
     reset_tlb(*run);
+    for (auto& jumps : run->jumps) jumps.target[0] = reinterpret_cast<u64>(vm.thunks().jump_miss);
     vm.apics().add(ctx, index);
     return vcpu;
 }
 
-VcpuImpl::~VcpuImpl() {
-    vm_.forget(this);
-    run_->~GuestRun();
-    ::munmap(run_, sizeof(GuestRun));
-}
+VcpuImpl::~VcpuImpl() { vm_.forget(this); }
 
-void VcpuImpl::demand(u32 bits) {
-    const u32 before = run_->ctx.attention.fetch_or(bits, std::memory_order_seq_cst);
-    run_->jump_index_mask.store(0, std::memory_order_seq_cst);
+void request_attention(Context& ctx, u32 bits) {
+    GuestRun& run = run_of(ctx);
+    const u32 before = ctx.attention.fetch_or(bits, std::memory_order_seq_cst);
+    run.jump_index_mask.store(0, std::memory_order_seq_cst);
     if ((before & bits) == bits) return;
-    { const std::lock_guard lock(sleep_mutex_); }
-    wake_.notify_one();
+    { const std::lock_guard lock(run.sleep_mutex); }
+    run.wake.notify_one();
 }
-
-void request_attention(Context& ctx, u32 bits) { ctx.vcpu->demand(bits); }
 
 void VcpuImpl::sleep() {
     Context& ctx = run_->ctx;
-    std::unique_lock lock(sleep_mutex_);
+    std::unique_lock lock(run_->sleep_mutex);
     // Whoever sets a bit afterwards takes the mutex first. Bits that cannot wake this state are taken by service_events().
-    wake_.wait(lock, [&] { return ctx.attention.load(std::memory_order_seq_cst) & ~(ctx.nmi_masked ? attention::kNmi : 0u); });
+    run_->wake.wait(lock, [&] { return ctx.attention.load(std::memory_order_seq_cst) & ~(ctx.nmi_masked ? attention::kNmi : 0u); });
 }
 
 bool VcpuImpl::attend() {
@@ -124,7 +115,7 @@ void VcpuImpl::handle(Next next) {
     case Next::Attention: case Next::Bounce: break;
     case Next::Translate:
         park_vector_state(ctx);
-        translate_here();
+        translate_here(block_mode(ctx));
         break;
     case Next::System:
         system();
@@ -217,11 +208,7 @@ void VcpuImpl::bounce() {
             if (exclusive) vm_.end_exclusive();
             running_.store(false, std::memory_order_seq_cst);
             park_vector_state(ctx);
-            const u64 saved = ctx.mode_key;
-            ctx.mode_key |= key::kBounce;
-            translate_here();
-            ctx.mode_key = saved;
-            return;
+            return translate_here(mode);
         }
         execute(run, vm_.thunks(), *block);
         after = run.exit_reason == ExitReason::Fault ? Next::Fault
@@ -233,11 +220,10 @@ void VcpuImpl::bounce() {
     handle(after);
 }
 
-void VcpuImpl::translate_here() {
+void VcpuImpl::translate_here(u64 mode) {
     GuestRun& run = *run_;
     Context& ctx = run.ctx;
     CodeCache& cache = vm_.cache();
-    u64 mode = block_mode(ctx);
     const u64 linear = ctx.code64 ? ctx.rip : (ctx.rip + ctx.segment[x86::kCs].base) & 0xffff'ffff;
     GuestRun::Exec* exec = exec_page(run, linear);
     if (!exec) return handle(Next::Fault);

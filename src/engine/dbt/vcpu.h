@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <condition_variable>
-#include <mutex>
-
 #include "engine/dbt/dispatch.h"
 #include "engine/dbt/vm.h"
 
@@ -24,7 +21,7 @@ class VcpuImpl final : public Vcpu {
     int thread_id() const override { return thread_id_.load(); }
 
     /// Sets attention bits, makes generated code notice, and wakes a sleeper. Any thread.
-    void demand(u32 bits);
+    void demand(u32 bits) { request_attention(run_->ctx, bits); }
     bool running() const { return running_.load(std::memory_order_seq_cst); }
     GuestRun& run_state() { return *run_; }
     const GuestRun& run_state() const { return *run_; }
@@ -35,19 +32,17 @@ class VcpuImpl final : public Vcpu {
     /// Attention bits. @return true if run() must return (kicked)
     bool attend();
     void handle(Next next);
-    void translate_here();
+    void translate_here(u64 mode);
     void system();
     void bounce();
     void finish_instruction();
     void fail_here(std::string why);
 
     VmImpl& vm_;
-    GuestRun* run_;  // mmap'ed: mostly untouched tables
+    GuestRun* run_;  // the VmImpl's: alarms of the local APIC may come late
     x86::CpuModel model_;
     std::atomic<bool> running_{false};
     std::atomic<int> thread_id_{0};
-    std::mutex sleep_mutex_;
-    std::condition_variable wake_;
     Error error_{ErrorCode::Internal, "no error"};
     bool failed_ = false;
 };

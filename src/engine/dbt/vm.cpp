@@ -2,9 +2,12 @@
 #include "engine/dbt/vm.h"
 
 #include <sched.h>
+#include <sys/mman.h>
 
 #include <algorithm>
+#include <new>
 
+#include "base/check.h"
 #include "engine/dbt/dbt_engine.h"
 #include "engine/dbt/vcpu.h"
 
@@ -37,7 +40,22 @@ Result<std::unique_ptr<Vm>> VmImpl::create(const VmWiring& wiring) {
     return std::unique_ptr<Vm>(std::move(vm));
 }
 
-VmImpl::~VmImpl() { wiring_.memory.set_write_observer(nullptr, nullptr); }
+VmImpl::~VmImpl() {
+    wiring_.memory.set_write_observer(nullptr, nullptr);
+    apics_.reset();  // no alarm comes any more
+    for (GuestRun* run : runs_) {
+        run->~GuestRun();
+        ::munmap(run, sizeof(GuestRun));
+    }
+}
+
+GuestRun* VmImpl::new_run() {
+    // Mostly tables that stay untouched.
+    void* at = ::mmap(nullptr, sizeof(GuestRun), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(at != MAP_FAILED);
+    runs_.push_back(new (at) GuestRun);
+    return runs_.back();
+}
 
 Result<std::unique_ptr<Vcpu>> VmImpl::new_vcpu(u32 index, const x86::CpuModel& model) {
     auto vcpu = VcpuImpl::create(*this, index, model);

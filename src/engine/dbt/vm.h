@@ -39,6 +39,8 @@ class VmImpl final : public Vm {
     /// For a vCPU that saw attention::kExclusive: waits until the others are done. It must not count as running.
     void wait_exclusive();
     void forget(VcpuImpl* vcpu);
+    /// Shared state for one more vCPU; lives as long as the VM.
+    GuestRun* new_run();
     const std::vector<VcpuImpl*>& vcpus() const { return vcpus_; }
 
   private:
@@ -46,6 +48,7 @@ class VmImpl final : public Vm {
 
     VmWiring wiring_;
     Capabilities capabilities_;
+    std::vector<GuestRun*> runs_;
     std::unique_ptr<CodeCache> cache_;
     Thunks thunks_;
     std::unique_ptr<ApicFabric> apics_;
