@@ -228,12 +228,11 @@ void analyse(Decoded& d, u64 mode) {
         d.flags_read = pack_flags(flags->tested);
         d.flags_written = pack_flags(flags->modified | flags->set_0 | flags->set_1 | flags->undefined);
         switch (info.mnemonic) {
-        case ZYDIS_MNEMONIC_IMUL: case ZYDIS_MNEMONIC_MUL: case ZYDIS_MNEMONIC_DIV: case ZYDIS_MNEMONIC_IDIV:
-        case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
-            // Undefined by the manuals, unchanged in practice on some processors.
-            d.flags_written = pack_flags(flags->modified | flags->set_0 | flags->set_1);
+        case ZYDIS_MNEMONIC_AND: case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_XOR: case ZYDIS_MNEMONIC_TEST: break;
+        default:
+            // What the manuals leave undefined stays as it was on some processors.
+            if (!is_shift(info.mnemonic)) d.flags_written = pack_flags(flags->modified | flags->set_0 | flags->set_1);
             break;
-        default: break;
         }
         if (is_shift(info.mnemonic)) {
             // A count of zero leaves every flag as it was.

@@ -41,6 +41,9 @@ struct MemorySite {
     u8 slot;
     bool read, write, locked, masked, xsave;
     u8 mask_register = 0, element = 0;  ///< of an AVX-512 masked access
+    u8 lanes = 0;                       ///< how many mask bits count
+    bool broadcast = false;             ///< one element for all lanes
+    bool stack = false;                 ///< through SS: a non-canonical address is #SS
     bool packed = false;                ///< compress and expand: as many elements as the mask has bits
 };
 

@@ -23,21 +23,22 @@ struct Pieces {
     unsigned count = 0;
 };
 
-/// @return false with ctx.fault set. What lies beyond `needed` bytes may be absent: then the last piece is dropped.
-bool resolve(Context& ctx, u64 linear, u64 size, u64 needed, bool write, Pieces& out) {
+constexpr u64 kAbsent = ~u64{0};
+
+/// @return false with ctx.fault set. Only bytes [first, needed) must be there; other pages may be kAbsent.
+bool resolve(Context& ctx, u64 linear, u64 size, u64 needed, bool write, Pieces& out, u64 first = 0) {
     const bool user = ctx.cpl == 3;
     u64 done = 0;
     while (done < size) {
         const u64 at = ctx.code64 ? linear + done : (linear + done) & 0xffff'ffff;
         const WalkResult w = walk(ctx, at, write ? AccessKind::Write : AccessKind::Read, user);
-        if (!w.ok) {
-            if (done >= needed) return true;
+        const u64 part = std::min(size - done, 4096 - (at & 0xfff));
+        if (!w.ok && done < needed && done + part > first) {
             ctx.fault = w.fault;
             ctx.fault.pending = true;
             return false;
         }
-        const u64 part = std::min(size - done, 4096 - (at & 0xfff));
-        out.gpa[out.count] = w.gpa;
+        out.gpa[out.count] = w.ok ? w.gpa : kAbsent;
         out.size[out.count++] = part;
         done += part;
         if (out.count == 2) break;
@@ -46,6 +47,10 @@ bool resolve(Context& ctx, u64 linear, u64 size, u64 needed, bool write, Pieces&
 }
 
 void read_physical(Context& ctx, u64 gpa, u8* to, u64 size) {
+    if (gpa == kAbsent) {
+        std::memset(to, 0, size);
+        return;
+    }
     if (const u8* host = ram_pointer(ctx, gpa, false)) {
         std::memcpy(to, host, size);
         return;
@@ -60,6 +65,7 @@ void read_physical(Context& ctx, u64 gpa, u8* to, u64 size) {
 }
 
 void write_physical(Context& ctx, u64 gpa, const u8* from, u64 size) {
+    if (gpa == kAbsent) return;
     if (u8* host = ram_pointer(ctx, gpa, true)) {
         // One store where the guest made one, so that other processors see it whole.
         switch (size) {
@@ -162,7 +168,7 @@ u64 prepare_access(GuestRun& run) {
     Context& ctx = run.ctx;
     const auto* site = reinterpret_cast<const MemorySite*>(run.code_base + run.memory_site);
     const u64 linear = run.arg_linear;
-    u64 size = site->size, needed = size;
+    u64 size = site->size, needed = size, first = 0;
     ++run.count_bounces;
     if (site->xsave) {
         const u64 wanted = (ctx.gpr[x86::kRax] & 0xffff'ffff) | ctx.gpr[x86::kRdx] << 32;
@@ -176,20 +182,24 @@ u64 prepare_access(GuestRun& run) {
         // Only elements that the mask selects may fault.
         u64 mask = 0;
         if (ctx.xsave.bytes[512] & 0x20) std::memcpy(&mask, &ctx.xsave.bytes[component(5).offset + 8u * site->mask_register], 8);
-        const u64 elements = size / site->element;
-        if (elements < 64) mask &= (u64{1} << elements) - 1;
-        if (site->packed) needed = static_cast<u64>(std::popcount(mask)) * site->element;
-        else needed = mask ? static_cast<u64>(64 - std::countl_zero(mask)) * site->element : 0;
+        if (site->lanes < 64) mask &= (u64{1} << site->lanes) - 1;
+        if (mask == 0) needed = 0;
+        else if (site->packed) needed = static_cast<u64>(std::popcount(mask)) * site->element;
+        else if (!site->broadcast) {
+            needed = std::min<u64>(size, static_cast<u64>(64 - std::countl_zero(mask)) * site->element);
+            first = static_cast<u64>(std::countr_zero(mask)) * site->element;
+        }
     }
     Pieces p;
-    if (!resolve(ctx, linear, size, needed, site->write, p)) {
+    if (!resolve(ctx, linear, size, needed, site->write, p, first)) {
+        if (site->stack && ctx.fault.vector == x86::kGeneralProtection) ctx.fault.vector = x86::kStackFault;
         ctx.rip = site->rip;
         run.exit_reason = ExitReason::Fault;
         run.exit_link = 0;
         return 0;
     }
     run.bouncing.active = false;
-    u8* host = p.count == 1 ? ram_pointer(ctx, p.gpa[0], site->write) : nullptr;
+    u8* host = p.count == 1 && p.gpa[0] != kAbsent ? ram_pointer(ctx, p.gpa[0], site->write) : nullptr;
     if (host && p.size[0] == size && (!site->write || run.cache->note_writable(p.gpa[0]))) {
         run.arg_offset = linear & 0xfff;
         run.arg_host = reinterpret_cast<u64>(host) - run.arg_offset;

@@ -214,7 +214,9 @@ u64 tlb_miss(GuestRun* run) {
             run->arg_host = reinterpret_cast<u64>(f.host);
             return reinterpret_cast<u64>(run->code_base + site->resume);
         }
-        run->exit_reason = f.fault ? ExitReason::Fault : ExitReason::Bounce;
+        if (f.fault && site->stack && ctx.fault.vector == x86::kGeneralProtection) ctx.fault.vector = x86::kStackFault;
+        run->exit_reason = f.fault && !site->masked ? ExitReason::Fault : ExitReason::Bounce;
+        if (site->masked) ctx.fault.pending = false;
     }
     ctx.rip = site->rip;
     run->exit_link = 0;

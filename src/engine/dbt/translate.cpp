@@ -23,6 +23,7 @@ struct Address {
     unsigned width = 64;
     int segment = -1;        ///< whose base is added; -1: none
     bool plus_al = false;    ///< XLAT
+    bool stack = false;      ///< through SS
     int limit_check = 0;     ///< of how many bytes, outside 64-bit mode; negative: of a store
     int bit_register = -1;   ///< BT family: plus the unit that this bit offset lies in
     unsigned bit_unit = 0;   ///< operand size in bits
@@ -271,6 +272,7 @@ Address Translator::operand_address(const Decoded& d, const ZydisDecodedOperand&
         address.index = gpr_index(o.mem.index);
         address.scale = o.mem.scale ? o.mem.scale : 1;
     }
+    address.stack = o.mem.segment == ZYDIS_REGISTER_SS;
     if (segment_has_base(o.mem.segment)) address.segment = segment_index(o.mem.segment);
     if (d.insn.info.mnemonic == ZYDIS_MNEMONIC_XLAT) {
         address.plus_al = true;
@@ -283,6 +285,7 @@ Address Translator::operand_address(const Decoded& d, const ZydisDecodedOperand&
 Address Translator::stack_address(i64 displacement) const {
     Address address;
     address.base = kRsp;
+    address.stack = true;
     address.displacement = displacement;
     address.width = stack_width();
     if (!code64() && !(mode_ & key::kFlatData)) address.segment = x86::kSs;
@@ -443,10 +446,13 @@ void Translator::emit_slow_paths() {
         MemorySite site{.rip = slow.rip, .resume = 0, .size = static_cast<u16>(slow.size), .slot = static_cast<u8>(slot_),
                         .read = slow.access != Access::Write, .write = slow.access != Access::Read,
                         .locked = slow.decoded->locked, .masked = slow.decoded->masked, .xsave = slow.decoded->xsave};
+        site.stack = slow.address.stack;
         const auto& info = slow.decoded->insn.info;
         if (site.masked && info.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
             site.mask_register = static_cast<u8>(info.avx.mask.reg - ZYDIS_REGISTER_K0);
             site.element = static_cast<u8>(slow.decoded->insn.operands[slow.decoded->memory].element_size / 8);
+            site.lanes = static_cast<u8>(info.avx.vector_length / 8u / (site.element ? site.element : 1u));
+            site.broadcast = info.avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID && slow.size == site.element;
             site.packed = info.meta.category == ZYDIS_CATEGORY_COMPRESS || info.meta.category == ZYDIS_CATEGORY_EXPAND;
         } else {
             site.masked = false;
