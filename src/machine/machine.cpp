@@ -67,6 +67,10 @@ Result<> Machine::build() {
     const engine::Capabilities& can = vm_->capabilities();
     if (can.max_vcpus && config_.cpus > can.max_vcpus)
         return Failure(Error(ErrorCode::OutOfRange, fmt::format("cpus = {}: the {} engine runs up to {}", config_.cpus, can.name, can.max_vcpus)).with_hint("use a smaller --cpus"));
+    const u64 address_end = Board::windows(memory_).end64;
+    if (can.physical_address_bits < 52 && address_end > u64{1} << can.physical_address_bits)
+        return Failure(Error(ErrorCode::OutOfRange, fmt::format("memory = {}: this host's processor addresses {} bits", to_string(config_.memory), can.physical_address_bits))
+                           .with_hint("use a smaller --memory"));
     auto model = x86::make_cpu_model(config_.cpu, can.cpuid, can.xcr0, can.tsc_hz, config_.cpus);
     if (!model) return Failure(std::move(model.error()).with_context(fmt::format("cpu = '{}'", config_.cpu)));
     model_ = *std::move(model);
@@ -322,7 +326,7 @@ void Machine::vcpu_stopped(u32 index, engine::Exit exit) {
         case engine::Exit::Error:
             guest_wants([this, index] {
                 log_error("engine", "vCPU {}: {}", index, vcpus_->vcpu(index).last_error().to_string());
-                pause_all();
+                if (state_ == RunState::Running) pause_all();
                 state_ = RunState::InternalError;
                 finish(ShutdownCause::HostError, static_cast<int>(ExitCode::Engine));
             });
