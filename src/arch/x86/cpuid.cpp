@@ -137,10 +137,10 @@ CpuidTable CpuModel::for_vcpu(u32 apic_id) const {
             cache->value.eax = (cache->value.eax & 0x3fff) | (sharing << 14);
             if (leaf == 4) cache->value.eax |= (std::min<u32>(ids, 64) - 1) << 26;
         }
-    const CpuidLeaf* basic = table.find(0);
+    const u32 highest = table.query(0, 0).eax;
     for (u32 leaf : {u32{0xb}, u32{0x1f}}) {
         table.erase(leaf);
-        if (!basic || basic->value.eax < leaf) continue;
+        if (highest < leaf) continue;
         table.set({leaf, 0, true, {0, 1, 0x100, apic_id}});                // threads of a core
         table.set({leaf, 1, true, {id_bits, count, 0x201, apic_id}});      // cores of the package
     }

@@ -178,19 +178,19 @@ Result<std::unique_ptr<Vcpu>> KvmVm::new_vcpu(u32 index, const x86::CpuModel& mo
     std::unique_ptr<KvmVcpu> vcpu = TRY(KvmVcpu::create(*this, index, model).context(fmt::format("vCPU {}", index)));
     std::lock_guard lock(vcpus_mutex_);
     vcpus_.push_back(vcpu.get());
+    if (index == 0) pic_target_.store(vcpu.get(), std::memory_order_release);
     return vcpu;
 }
 
 void KvmVm::remove_vcpu(KvmVcpu* vcpu) {
     std::lock_guard lock(vcpus_mutex_);
     std::erase(vcpus_, vcpu);
+    KvmVcpu* gone = vcpu;
+    pic_target_.compare_exchange_strong(gone, nullptr);
 }
 
 void KvmVm::ext_int_changed() {
-    // The vector of vCPUs is complete before the first run; index 0 takes the PIC's output.
-    std::lock_guard lock(vcpus_mutex_);
-    for (KvmVcpu* vcpu : vcpus_)
-        if (vcpu->index_ == 0) vcpu->ext_int_changed();
+    if (KvmVcpu* vcpu = pic_target_.load(std::memory_order_acquire)) vcpu->ext_int_changed();
 }
 
 std::vector<std::pair<std::string, u64>> KvmVm::statistics() const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -82,7 +83,7 @@ class KvmVm final : public Vm, private bus::MsiSink, private bus::DoorbellListen
 
     mutable std::mutex vcpus_mutex_;
     std::vector<KvmVcpu*> vcpus_;  // by creation
-    u64 retired_exits_ = 0;
+    std::atomic<KvmVcpu*> pic_target_{nullptr};  // vCPU 0 takes the PIC's output; it outlives the board's last call
 
     u64 paused_at_tsc_ = 0;
     u64 paused_clock_ns_ = 0;  // 0: leave the clock alone
