@@ -133,9 +133,8 @@ void VcpuImpl::handle(Next next) {
 /// After a single-instruction block: shadows last one instruction, TF traps after it (SDM vol. 3B, 18.3.1.4).
 void VcpuImpl::finish_instruction() {
     Context& ctx = run_->ctx;
-    const bool was_mov_ss = ctx.mov_ss_shadow;
     ctx.sti_shadow = ctx.mov_ss_shadow = false;
-    if ((ctx.flags & x86::rflags::kTf) && !was_mov_ss) {
+    if (ctx.flags & x86::rflags::kTf) {
         park_vector_state(ctx);
         ctx.fault = debug_fault(1 << 14);
         deliver_fault(ctx);
@@ -155,7 +154,7 @@ void VcpuImpl::system() {
         return finish_instruction();
     }
     park_vector_state(ctx);
-    const bool traced = ctx.flags & x86::rflags::kTf, was_mov_ss = ctx.mov_ss_shadow;
+    const bool traced = ctx.flags & x86::rflags::kTf;
     ctx.sti_shadow = ctx.mov_ss_shadow = false;
     Outcome outcome = Outcome::Jumped;
     switch (site.kind) {
@@ -176,7 +175,8 @@ void VcpuImpl::system() {
         return;
     case Outcome::Jumped: case Outcome::Repeat: break;
     }
-    if (traced && !was_mov_ss && (ctx.flags & x86::rflags::kTf)) {
+    // MOV SS puts its own trap off; it is then lost in that of the next instruction.
+    if (traced && !ctx.mov_ss_shadow && (ctx.flags & x86::rflags::kTf)) {
         ctx.fault = debug_fault(1 << 14);
         deliver_fault(ctx);
     }
