@@ -8,30 +8,20 @@
 #include <cstring>
 
 #include "arch/x86/registers.h"
-#include "engine/kvm/kvm_engine.h"
-#if __has_include("engine/dbt/dbt_engine.h")
 #include "engine/dbt/dbt_engine.h"
-#define VEZHA_HAVE_DBT 1
-#endif
+#include "engine/kvm/kvm_engine.h"
 
 namespace vezha::test {
 
 std::vector<std::string> engine_names() {
-    return {
-        "kvm",
-#ifdef VEZHA_HAVE_DBT
-        "dbt",
-#endif
-    };
+    return {"kvm", "dbt"};
 }
 
 namespace {
 
 Result<std::unique_ptr<engine::Vm>> create_engine(const std::string& name, const engine::VmWiring& wiring) {
     if (name == "kvm") return engine::kvm::create(wiring);
-#ifdef VEZHA_HAVE_DBT
     if (name == "dbt") return engine::dbt::create(wiring);
-#endif
     return fail(ErrorCode::NotFound, "no engine '{}'", name);
 }
 
