@@ -2,6 +2,7 @@
 #include "base/fd.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -36,6 +37,12 @@ Result<std::string> read_file(const std::string& path, u64 max_size) {
             return fail(ErrorCode::OutOfRange, "'{}' is larger than {} bytes", path, max_size);
         out.append(buffer, static_cast<usize>(n));
     }
+}
+
+void ignore_broken_pipes() {
+    struct sigaction now = {};
+    if (::sigaction(SIGPIPE, nullptr, &now) == 0 && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL)
+        ::signal(SIGPIPE, SIG_IGN);
 }
 
 Result<> read_exact(int fd, std::span<std::byte> bytes, u64 offset) {

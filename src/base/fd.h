@@ -33,6 +33,9 @@ class UniqueFd {
 /// Opens with O_CLOEXEC; the error names the path.
 Result<UniqueFd> open_file(const std::string& path, int flags, unsigned mode = 0644);
 Result<std::string> read_file(const std::string& path, u64 max_size = 64 * kMiB);
+/// A reader that has left becomes an error of write(), not the end of the process; for libraries that write to sockets
+/// without MSG_NOSIGNAL. A handler that somebody installed stays.
+void ignore_broken_pipes();
 /// Reads exactly `bytes.size()` bytes at `offset`; a short file is an error.
 Result<> read_exact(int fd, std::span<std::byte> bytes, u64 offset);
 

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -17,9 +16,7 @@ namespace vezha::chardev {
 static constexpr usize kChunk = 4096;
 
 StreamChardev::StreamChardev(EventLoop& loop, bool keep_latest) : loop_(loop), keep_latest_(keep_latest) {
-    // A reader that leaves is an error of write(), not the end of the virtual machine.
-    struct sigaction now = {};
-    if (::sigaction(SIGPIPE, nullptr, &now) == 0 && now.sa_handler == SIG_DFL) ::signal(SIGPIPE, SIG_IGN);
+    ignore_broken_pipes();
 }
 
 StreamChardev::~StreamChardev() = default;

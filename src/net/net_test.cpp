@@ -187,6 +187,60 @@ std::vector<u8> ipv4(u8 protocol, std::vector<u8> payload, usize checksum_at, Vn
     return f;
 }
 
+/// An IPv4 TCP segment as an outer host would send it.
+std::vector<u8> segment(u32 sequence, std::string_view payload, u8 flags = 0x10, u32 options = 0) {
+    std::vector<u8> tcp;
+    put16(tcp, 5301);
+    put16(tcp, 40'000);
+    put32(tcp, sequence);
+    put32(tcp, 77);
+    put16(tcp, static_cast<u16>(0x6000 | flags));
+    put16(tcp, 0xffff);
+    put32(tcp, 0);
+    put32(tcp, options);
+    tcp.insert(tcp.end(), payload.begin(), payload.end());
+    VnetHeader header;
+    auto frame = ipv4(6, tcp, 16, header);
+    EXPECT_TRUE(complete_checksum(header, frame).has_value());
+    return frame;
+}
+
+TEST(TcpMerge, JoinsWhatFollowsAndNothingElse) {
+    PacketQueue queue(1 * kMiB);
+    EXPECT_FALSE(queue.merge(segment(100, "abcdef")));
+    queue.push({.flags = VnetHeader::kDataValid, .buffer_count = 1}, segment(100, "abcdef"));
+    EXPECT_FALSE(queue.merge(segment(107, "ghijkl")));         // a gap
+    EXPECT_FALSE(queue.merge(segment(106, "ghijkl", 0x11)));   // FIN
+    EXPECT_FALSE(queue.merge(segment(106, "ghijkl", 0x10, 5)));  // other options
+    EXPECT_FALSE(queue.merge(segment(106, "ghijklm")));        // larger than the first
+    EXPECT_FALSE(queue.merge(segment(106, "")));
+    EXPECT_FALSE(queue.merge(std::vector<u8>(60)));
+    EXPECT_TRUE(queue.merge(segment(106, "ghijkl")));
+    EXPECT_TRUE(queue.merge(segment(112, "mn", 0x18)));  // smaller: the last one
+    EXPECT_FALSE(queue.merge(segment(114, "opqrst")));
+
+    std::vector<u8> bytes(2000);
+    iovec piece{bytes.data(), bytes.size()};
+    bytes.resize(queue.receive({&piece, 1}).value());
+    VnetHeader header;
+    std::memcpy(&header, bytes.data(), sizeof header);
+    EXPECT_EQ(header.gso_type, VnetHeader::kGsoTcp4);
+    EXPECT_EQ(header.gso_size, 6);
+    EXPECT_EQ(header.header_length, 58);
+    std::vector<u8> frame(bytes.begin() + sizeof header, bytes.end());
+    ASSERT_TRUE(complete_checksum(header, frame).has_value());
+    EXPECT_EQ(frame, segment(100, "abcdefghijklmn", 0x18));
+}
+
+TEST(TcpMerge, StopsBeforeSixtyFourKilobytes) {
+    PacketQueue queue(1 * kMiB);
+    const std::string payload(1440, 'x');
+    queue.push({.buffer_count = 1}, segment(0, payload));
+    u32 count = 1;
+    while (queue.merge(segment(1440 * count, payload))) ++count;
+    EXPECT_EQ(count, (65'535 - 44) / 1440u);
+}
+
 TEST_F(Loop, UserNetworkAnswersArpAndCarriesUdpBothWays) {
     UniqueFd server(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0));
     sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};

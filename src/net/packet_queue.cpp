@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "net/tcp_merge.h"
+
 namespace vezha::net {
 
 bool PacketQueue::push(const VnetHeader& header, std::span<const u8> frame) {
@@ -18,6 +20,15 @@ bool PacketQueue::push(const VnetHeader& header, std::span<const u8> frame) {
     std::memcpy(packet.data() + sizeof header, frame.data(), frame.size());
     packets_.push_back(std::move(packet));
     bytes_ += size;
+    return true;
+}
+
+bool PacketQueue::merge(std::span<const u8> frame) {
+    if (packets_.empty() || bytes_ + frame.size() > max_bytes_) return false;
+    std::vector<u8>& last = packets_.back();
+    const usize before = last.size();
+    if (!merge_tcp4(last, frame)) return false;
+    bytes_ = bytes_ - before + last.size();
     return true;
 }
 

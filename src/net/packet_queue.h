@@ -17,6 +17,8 @@ class PacketQueue {
 
     /// @return false if the packet was dropped for lack of room.
     bool push(const VnetHeader& header, std::span<const u8> frame);
+    /// Makes `frame` part of the newest packet if it continues that one's TCP stream. @return false: push it.
+    bool merge(std::span<const u8> frame);
     Result<usize> receive(std::span<const iovec> buffers);
     usize next_size() const { return packets_.empty() ? 0 : packets_.front().size(); }
     bool empty() const { return packets_.empty(); }

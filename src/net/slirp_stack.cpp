@@ -42,6 +42,10 @@ struct SlirpStack::Callbacks {
 
     static ssize_t send_packet(const void* bytes, usize size, void* opaque) {
         SlirpStack& stack = self(opaque);
+        if (stack.merge_ && stack.to_guest_.merge({static_cast<const u8*>(bytes), size})) {
+            stack.new_packets_ = true;
+            return static_cast<ssize_t>(size);
+        }
         // libslirp computes and checks all sums itself.
         const VnetHeader header{.flags = stack.data_valid_ ? VnetHeader::kDataValid : u8{0}, .buffer_count = 1};
         if (stack.to_guest_.push(header, {static_cast<const u8*>(bytes), size})) stack.new_packets_ = true;
@@ -77,6 +81,7 @@ void SlirpStack::arm(Timer& timer) {
 }
 
 Result<std::unique_ptr<SlirpStack>> SlirpStack::create(const UserOptions& options) {
+    ignore_broken_pipes();  // libslirp sends to sockets whose other end may have gone
     auto stack = std::unique_ptr<SlirpStack>(new SlirpStack());
     stack->epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
     if (!stack->epoll_) return fail_errno(errno, "epoll_create1");

@@ -31,7 +31,11 @@ class SlirpStack {
     PacketQueue& to_guest() { return to_guest_; }
     /// The guest took packets: goes on if the stack waited for that.
     void guest_took();
-    void set_checksum_trusted(bool trusted) { data_valid_ = trusted; }
+    /// What the guest takes: sums that need no check, and large segments. Any thread.
+    void set_receive_offloads(const Offloads& offloads) {
+        data_valid_ = offloads.checksum;
+        merge_ = offloads.checksum && offloads.tso4;
+    }
 
   private:
     struct Callbacks;
@@ -69,7 +73,7 @@ class SlirpStack {
     u64 last_poll_ns_ = 0;
     PacketQueue to_guest_;
     bool new_packets_ = false, waiting_for_guest_ = false, step_pending_ = false;
-    std::atomic<bool> data_valid_{false};
+    std::atomic<bool> data_valid_{false}, merge_{false};
 
     EventLoop* loop_ = nullptr;
     std::function<void()> on_packets_;

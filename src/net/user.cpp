@@ -29,9 +29,9 @@ class UserBackend final : public Backend {
   public:
     explicit UserBackend(std::unique_ptr<SlirpStack> stack) : stack_(std::move(stack)) {}
     Offloads accepts() const override { return {.checksum = true, .tso4 = true, .tso6 = true, .ecn = true}; }
-    Offloads provides() const override { return {.checksum = true}; }
+    Offloads provides() const override { return {.checksum = true, .tso4 = true}; }
     Result<> set_receive_offloads(const Offloads& offloads) override {
-        stack_->set_checksum_trusted(offloads.checksum);
+        stack_->set_receive_offloads(offloads);
         return {};
     }
     Result<std::unique_ptr<BackendQueue>> attach(EventLoop& loop, u32 index, QueueEvents events) override {
