@@ -29,7 +29,7 @@ TEST_P(GuestTest, Passes) {
     auto image = guest_image(guest.name);
     ASSERT_TRUE(image) << image.error().to_string();
     // Where the host fails its self-test, long waits are pointless.
-    const u64 timeout_ms = engine_trusted(engine) ? 30'000 : 3'000;
+    const u64 timeout_ms = engine_trusted(engine) ? 30'000 : 15'000;
     auto machine = GuestMachine::create(engine, *image, {.vcpus = guest.vcpus, .timeout_ms = timeout_ms});
     ASSERT_TRUE(machine) << machine.error().to_string();
     const GuestResult result = (*machine)->run();
