@@ -180,6 +180,18 @@ void analyse(Decoded& d, u64 mode) {
     if (avx512 && info.avx.mask.mode != ZYDIS_MASK_MODE_INVALID && info.avx.mask.mode != ZYDIS_MASK_MODE_DISABLED && d.memory >= 0 &&
         info.avx.mask.reg != ZYDIS_REGISTER_K0 && info.avx.mask.reg != ZYDIS_REGISTER_NONE)
         d.masked = true;
+    switch (info.meta.exception_class) {  // those of the "no fault suppression" kind
+    case ZYDIS_EXCEPTION_CLASS_E1NF: case ZYDIS_EXCEPTION_CLASS_E2NF: case ZYDIS_EXCEPTION_CLASS_E3NF:
+    case ZYDIS_EXCEPTION_CLASS_E4NF: case ZYDIS_EXCEPTION_CLASS_E5NF: case ZYDIS_EXCEPTION_CLASS_E6NF:
+    case ZYDIS_EXCEPTION_CLASS_E9NF: case ZYDIS_EXCEPTION_CLASS_E10NF: case ZYDIS_EXCEPTION_CLASS_E11NF:
+        d.masked = false;
+        break;
+    default: break;
+    }
+    if (info.mnemonic == ZYDIS_MNEMONIC_PAUSE && info.raw.rex.B) {  // F3 is idle here: XCHG R8, RAX
+        d.kind = Kind::Plain;
+        d.registers |= 1 << 0 | 1 << 8;
+    }
     // MOVNTI, CRC32 and friends name general registers only; moves between general and vector registers count as vector.
     if (d.kind == Kind::Plain) check_vector_mode(d, mode, x87, mmx, sse, avx, avx512);
     d.vector_like = vector_register || x87;
