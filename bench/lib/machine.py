@@ -65,13 +65,13 @@ class Vezha:
 
     def argv(self, m: Machine) -> list[str]:
         argv = [self.path, "run", "--engine", "kvm" if m.engine == "kvm" else "dbt",
-                "--memory", f"{m.memory_mib}M", "--cpus", str(m.cpus), "--serial", "stdio"]
+                "--memory", f"{m.memory_mib}M", "--cpus", str(m.cpus), "--serial", "stdio", "--qmp", "none"]
         if m.kernel:
             argv += ["--kernel", str(m.kernel)]
             argv += ["--initrd", str(m.initrd)] if m.initrd else []
             argv += ["--append", m.append] if m.append else []
         for disk in m.disks:
-            argv += ["--disk", f"path={disk.path}" + (",direct=on" if disk.direct else "")]
+            argv += ["--disk", f"path={disk.path}" + (",cache=none" if disk.direct else "")]
         argv += ["--net", f"tap,name={m.net[4:]}" if m.net.startswith("tap:") else m.net]
         return argv
 

@@ -42,7 +42,7 @@ class Differential : public testing::Test {
             const Outcome native = native_->run(test);
             faults += native.vector >= 0;
             auto engine = engine_->run(test);
-            const std::string differences = engine ? compare(native, *engine, engine_->xcr0() & 0xe7) : engine.error().to_string();
+            const std::string differences = engine ? compare(test, native, *engine, engine_->xcr0() & 0xe7) : engine.error().to_string();
             if (differences.empty()) continue;
             ++failures;
             std::string registers;

@@ -15,7 +15,7 @@ namespace {
 using memory::Gpa;
 
 // Guest-physical layout below the case's pages; linear = physical.
-constexpr u64 kPml4 = 0x1000, kPdpt = 0x2000, kDirectory = 0x3000, kDataTable = 0x4000, kGdt = 0x6000, kTss = 0x7000,
+constexpr u64 kPml4 = 0x1000, kPdpt = 0x2000, kDirectory = 0x3000, kDataTable = 0x4000, kLowTable = 0x5000, kGdt = 0x6000, kTss = 0x7000,
               kIdt = 0x8000, kStubs = 0x9000, kStackTop = 0xb000;
 constexpr u16 kEndPort = 0xf4;
 constexpr u64 kWatchdogNs = 2 * kNsPerSec;
@@ -58,10 +58,12 @@ Result<> EngineRunner::Machine::build_memory() {
     auto put = [this](u64 at, u64 value) { return memory.write_object(Gpa{at}, value); };
     TRY(put(kPml4, kPdpt | 3));
     TRY(put(kPdpt, kDirectory | 3));
-    for (u64 i = 0; i < 512; ++i) TRY(put(kDirectory + 8 * i, (i << 21) | 0x83));
-    // The data's 2 MiB: only its three pages are there, the last one read-only. So is what lies below.
+    // Nothing but what the process has around the case, and the guest's own pages: not at address 0 either.
+    TRY(put(kDirectory + 8 * (kCode >> 21), kCode | 0x83));
+    TRY(put(kDirectory, kLowTable | 3));
+    for (u64 i = 1; i < 512; ++i) TRY(put(kLowTable + 8 * i, (i << 12) | 3));
+    // The data's 2 MiB: only its three pages are there, the last one read-only.
     TRY(put(kDirectory + 8 * (kData >> 21), kDataTable | 3));
-    TRY(put(kDirectory + 8 * ((kData >> 21) - 1), 0));
     for (u64 page = 0; page < 2; ++page) TRY(put(kDataTable + 8 * page, (kData + page * kPageSize) | 3));
     TRY(put(kDataTable + 16, kReadOnly | 1));
     TRY(put(kGdt + 0x10, 0x00af'9b00'0000'ffff));
@@ -133,7 +135,7 @@ Result<Outcome> EngineRunner::run(const Case& test) {
     x86::CpuState s = m.initial();
     s.gpr = test.start.gpr;
     s.rip = test.start.rip;
-    s.rflags = (test.start.flags & kComparedFlags) | 0x202;  // as a process has it, for PUSHF
+    s.rflags = (test.start.flags & kComparedFlags) | 0x202;
     s.xsave = test.start.xsave;
     TRY(m.memory.write(Gpa{kData}, test.start.data));
     TRY(m.memory.write(Gpa{test.start.rip}, test.code));

@@ -12,7 +12,6 @@ namespace {
 /// Not user-mode code, not the same twice, or not comparable from outside.
 bool excluded(const ZydisDecodedInstruction& i) {
     if (i.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) return true;
-    if (i.mnemonic == ZYDIS_MNEMONIC_CLI || i.mnemonic == ZYDIS_MNEMONIC_STI) return true;
     switch (i.meta.category) {
         case ZYDIS_CATEGORY_CALL:
         case ZYDIS_CATEGORY_RET:
@@ -42,6 +41,7 @@ bool excluded(const ZydisDecodedInstruction& i) {
     }
     switch (i.mnemonic) {
         case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFQ: case ZYDIS_MNEMONIC_POPF: case ZYDIS_MNEMONIC_POPFQ:
+        case ZYDIS_MNEMONIC_STI: case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_STAC: case ZYDIS_MNEMONIC_CLAC:
         case ZYDIS_MNEMONIC_CPUID: case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP: case ZYDIS_MNEMONIC_RDPID:
         case ZYDIS_MNEMONIC_XGETBV: case ZYDIS_MNEMONIC_RDPMC: case ZYDIS_MNEMONIC_RDPRU:
         case ZYDIS_MNEMONIC_LAR: case ZYDIS_MNEMONIC_LSL: case ZYDIS_MNEMONIC_VERR: case ZYDIS_MNEMONIC_VERW:
@@ -58,6 +58,17 @@ bool excluded(const ZydisDecodedInstruction& i) {
         case ZYDIS_MNEMONIC_HRESET: case ZYDIS_MNEMONIC_XRESLDTRK: case ZYDIS_MNEMONIC_XSUSLDTRK:
         case ZYDIS_MNEMONIC_LLWPCB: case ZYDIS_MNEMONIC_SLWPCB: case ZYDIS_MNEMONIC_LWPINS: case ZYDIS_MNEMONIC_LWPVAL:
             return true;
+        default: return false;
+    }
+}
+
+/// Leaves flags undefined that a later instruction could read: fine alone, not in a sequence.
+bool has_undefined_flags(ZydisMnemonic mnemonic) {
+    switch (mnemonic) {
+        case ZYDIS_MNEMONIC_IMUL: case ZYDIS_MNEMONIC_MUL: case ZYDIS_MNEMONIC_DIV: case ZYDIS_MNEMONIC_IDIV:
+        case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTC: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTS:
+        case ZYDIS_MNEMONIC_BSF: case ZYDIS_MNEMONIC_BSR: case ZYDIS_MNEMONIC_SHLD: case ZYDIS_MNEMONIC_SHRD:
+        case ZYDIS_MNEMONIC_BZHI: case ZYDIS_MNEMONIC_BEXTR: case ZYDIS_MNEMONIC_LZCNT: case ZYDIS_MNEMONIC_TZCNT: return true;
         default: return false;
     }
 }
@@ -164,11 +175,9 @@ bool Generator::acceptable(const ZydisDecodedInstruction& instruction, const Zyd
         if (instruction.address_width == 32) address = static_cast<u32>(address);
         const bool near = address >= kData - 64 && address < kReadOnly + kPageSize + 64;
         // Wild addresses in this process could hit something real.
-        if (!near && address < (u64{1} << 47)) {
-            if (address >= 0x1000 || !random_.chance(3)) return false;
-        } else if (!near && !random_.chance(3)) {
-            return false;
-        }
+        // The first page and non-canonical addresses fault in both worlds; the upper half belongs to the host's kernel.
+        const bool faults = address < 0x1000 || (address >= u64{1} << 47 && address < ~u64{0} << 47);
+        if (!near && (!faults || !random_.chance(3))) return false;
     }
     (void)rip;
     return true;
@@ -226,6 +235,9 @@ Case Generator::single() {
     unsigned length = 0;
     while (length == 0) length = random_instruction(bytes, out.start, out.start.rip, true);
     out.code.assign(bytes, bytes + length);
+    ZydisDecodedInstruction instruction;
+    if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder_, nullptr, bytes, length, &instruction)) && instruction.cpu_flags)
+        out.undefined_flags = instruction.cpu_flags->undefined;
     jump_to_exit(out.code, out.start.rip);
     return out;
 }
@@ -264,9 +276,6 @@ Case Generator::sequence(unsigned length) {
             emit({0x58 | reg});  // pop
         } else if (kind < 11) {
             emit({0x9c, 0x48, 0x8f, 0x43, static_cast<unsigned>(random_.below(120))});  // pushfq; pop [rbx+d]
-            // IF and reserved bits differ between the worlds: keep the arithmetic ones.
-            const unsigned d = out.code.back();
-            emit({0x48, 0x81, 0x63, d, 0xd5, 0x08, 0, 0});
         } else {
             u8 bytes[16];
             unsigned size = 0;
@@ -282,6 +291,7 @@ Case Generator::sequence(unsigned length) {
                     const auto whole = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, op.reg.value);
                     if (whole == ZYDIS_REGISTER_RSP || whole == ZYDIS_REGISTER_RBX) size = 0;
                 }
+                if (has_undefined_flags(instruction.mnemonic)) size = 0;
             }
             out.code.insert(out.code.end(), bytes, bytes + size);
         }

@@ -31,11 +31,12 @@ struct Outcome {
 struct Case {
     MachineState start;
     std::vector<u8> code;
+    u64 undefined_flags = 0;  ///< what the code leaves undefined; not compared
 };
 
 inline constexpr u64 kComparedFlags = 0xcd5;  // CF PF AF ZF SF DF OF
 
 /// Differences as lines for people; empty if the outcomes agree.
-std::string compare(const Outcome& native, const Outcome& engine, u64 xcr0);
+std::string compare(const Case& test, const Outcome& native, const Outcome& engine, u64 xcr0);
 
 }  // namespace vezha::differential

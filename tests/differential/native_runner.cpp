@@ -124,17 +124,10 @@ Result<std::unique_ptr<NativeRunner>> NativeRunner::create(u64 xcr0) {
     const u8 jump[] = {0xff, 0x24, 0x25, 0xa0, 0, 0, 0x30};  // jmp *kSave+0xa0
     std::memcpy(reinterpret_cast<void*>(kExit), jump, sizeof jump);
 
-    stack_t stack{.ss_sp = g_stack, .ss_flags = 0, .ss_size = sizeof g_stack};
-    ::sigaltstack(&stack, nullptr);
-    struct sigaction action {};
-    action.sa_sigaction = on_signal;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    for (usize i = 0; i < std::size(kSignals); ++i) ::sigaction(kSignals[i], &action, &g_old[i]);
     return std::unique_ptr<NativeRunner>(new NativeRunner);
 }
 
 NativeRunner::~NativeRunner() {
-    for (usize i = 0; i < std::size(kSignals); ++i) ::sigaction(kSignals[i], &g_old[i], nullptr);
     ::munmap(reinterpret_cast<void*>(kCode), kCodeSize + kPageSize);
     ::munmap(reinterpret_cast<void*>(kData), kDataSize + kPageSize);
     ::munmap(reinterpret_cast<void*>(kSave), sizeof(SaveArea));
@@ -150,6 +143,13 @@ Outcome NativeRunner::run(const Case& test) {
     std::memcpy(area.xsave, test.start.xsave.bytes.data(), sizeof area.xsave);
     std::memcpy(reinterpret_cast<void*>(kData), test.start.data.data(), kDataSize);
     std::memcpy(reinterpret_cast<void*>(test.start.rip), test.code.data(), test.code.size());
+    // The engine has handlers and a signal stack of its own: ours are there only now.
+    stack_t old_stack{}, stack{.ss_sp = g_stack, .ss_flags = 0, .ss_size = sizeof g_stack};
+    ::sigaltstack(&stack, &old_stack);
+    struct sigaction action {};
+    action.sa_sigaction = on_signal;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    for (usize i = 0; i < std::size(kSignals); ++i) ::sigaction(kSignals[i], &action, &g_old[i]);
     // sigsetjmp keeps neither the vector state nor the control words: reset_host_fpu() does.
     if (sigsetjmp(g_back, 0) == 0) {
         vezha_native_enter();
@@ -158,6 +158,8 @@ Outcome NativeRunner::run(const Case& test) {
         outcome.state.flags = area.flags;
         std::memcpy(outcome.state.xsave.bytes.data(), area.xsave, sizeof area.xsave);
     }
+    for (usize i = 0; i < std::size(kSignals); ++i) ::sigaction(kSignals[i], &g_old[i], nullptr);
+    ::sigaltstack(&old_stack, nullptr);
     std::memcpy(outcome.state.data.data(), reinterpret_cast<void*>(kData), kDataSize);
     return outcome;
 }
