@@ -136,7 +136,7 @@ void analyse(Decoded& d, u64 mode) {
             case ZYDIS_REGCLASS_ZMM: avx512 = vector_register = true; break;
             case ZYDIS_REGCLASS_MASK: avx512 = vector_register = true; break;
             case ZYDIS_REGCLASS_SEGMENT:
-                if (o.visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) d.kind = Kind::System;
+                if (o.visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN) d.kind = Kind::System;
                 break;
             case ZYDIS_REGCLASS_CONTROL: case ZYDIS_REGCLASS_DEBUG:
                 if (o.visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) d.kind = Kind::System;
