@@ -266,7 +266,8 @@ class Driver {
         size = static_cast<u16>(get(common::kQueueSize, 2));
         const u64 base = 0x1'0000 + index * DriverRing::kBytes;
         auto ring = std::make_unique<DriverRing>(board_.memory, base, size, features_ >> kRingPacked & 1, features_ >> kRingEventIndex & 1);
-        for (u64 at = 0; at < DriverRing::kBytes; at += 8) ring->set<u64>(base + at, 0);
+        const std::vector<u8> zeroes(DriverRing::kBytes);
+        CHECK(board_.memory.write({base}, zeroes).has_value());
         set(common::kQueueDesc, 4, ring->descriptors);
         set(common::kQueueDesc + 4, 4, 0);
         set(common::kQueueDriver, 8, ring->driver);
