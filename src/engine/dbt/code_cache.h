@@ -94,8 +94,8 @@ class CodeCache {
   private:
     CodeCache() = default;
     static usize hash(u64 gpa, u64 rip, u64 mode) {
-        u64 x = (gpa ^ (rip >> 12 << 5) ^ mode << 7) * 0x9e3779b97f4a7c15;
-        return x >> (64 - kBucketBits);
+        const u64 x = gpa * 0x9e3779b97f4a7c15 ^ (rip >> 12) * 0xc2b2ae3d27d4eb4f ^ mode * 0x165667b19e3779f9;
+        return (x ^ x >> 29) * 0xbf58476d1ce4e5b9 >> (64 - kBucketBits);
     }
     bool test(std::atomic<u64>* bits, u64 gpa) const {
         const u64 page = gpa >> 12;
@@ -112,7 +112,7 @@ class CodeCache {
     void invalidate_slow(u64 gpa, u64 size);
     void kill(Block* block);
 
-    static constexpr unsigned kBucketBits = 17;
+    static constexpr unsigned kBucketBits = 20;
     u8* base_ = nullptr;
     u8* at_ = nullptr;
     u8* thunks_end_ = nullptr;

@@ -11,9 +11,11 @@ namespace {
 
 enum FilledKind : unsigned { kTlbEntry = 0, kJumpEntry = 1, kExecEntry = 2 };
 
+/// Where generated code looks for a RIP (Translator::exit_indirect).
+u64 jump_index(u64 rip) { return (rip + std::rotr(rip, 12)) & (GuestRun::kJumpEntries - 1); }
 /// No address with this index can match: its page differs in the index's top bit, which no crossing reaches.
 constexpr u64 empty_tag(u64 index) { return -((index ^ GuestRun::kTlbEntries / 2) << 12); }
-constexpr u64 empty_jump(u64 index) { return -(index ^ 1); }
+constexpr u64 empty_jump(u64 index) { return -(index + 1); }
 
 void remember(GuestRun& run, bool global, unsigned kind, unsigned slot, unsigned index) {
     auto& list = global ? run.filled_global : run.filled_local;
@@ -150,7 +152,7 @@ void drop_write_entries(GuestRun& run, const u8* host_page) {
 }
 
 void add_jump(GuestRun& run, u64 rip, const u8* target, bool global) {
-    const unsigned slot = key::slot(run.ctx.mode_key), index = static_cast<unsigned>(rip) & (GuestRun::kJumpEntries - 1);
+    const unsigned slot = key::slot(run.ctx.mode_key), index = static_cast<unsigned>(jump_index(rip));
     if (index == 0) return;
     run.jumps[slot].tag[index] = -rip;
     run.jumps[slot].target[index] = reinterpret_cast<u64>(target);

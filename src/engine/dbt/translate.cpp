@@ -915,7 +915,9 @@ void Translator::exit_indirect(u64 from, i64 undo) {
         return;
     }
     a_.gs_store(kRcx, at::gpr(kRcx));
-    a_.pext_gs(kRcx, kScratch1, at::kJumpMask);
+    a_.rorx(kScratch2, kScratch1, 12);
+    a_.lea(k64, kScratch2, kScratch2, kScratch1);
+    a_.pext_gs(kRcx, kScratch2, at::kJumpMask);
     a_.gs_op_indexed(0x8b, kScratch2, kRcx, at::jump_target(slot_));
     a_.gs_op_indexed(0x8b, kRcx, kRcx, at::jump_tag(slot_));
     a_.lea(k64, kRcx, kRcx, kScratch1);

@@ -8,6 +8,7 @@
 #include <new>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "engine/dbt/dbt_engine.h"
 #include "engine/dbt/vcpu.h"
 
@@ -41,6 +42,9 @@ Result<std::unique_ptr<Vm>> VmImpl::create(const VmWiring& wiring) {
 }
 
 VmImpl::~VmImpl() {
+    std::string counters;
+    for (const auto& [name, value] : statistics()) counters += fmt::format(" {} {}", name, value);
+    log_info("dbt", "counters:{}", counters);
     wiring_.memory.set_write_observer(nullptr, nullptr);
     apics_.reset();  // no alarm comes any more
     for (GuestRun* run : runs_) {
@@ -105,8 +109,8 @@ std::vector<std::pair<std::string, u64>> VmImpl::statistics() const {
                                                  {"invalidated_blocks", cache_->invalidations()},
                                                  {"cache_flushes", cache_->flushes()}};
     u64 entries = 0, lookups = 0, fills = 0, bounces = 0, system = 0, flushes = 0, strings = 0, parks = 0;
-    for (const VcpuImpl* vcpu : vcpus_) {
-        const GuestRun& r = vcpu->run_state();
+    for (const GuestRun* run : runs_) {
+        const GuestRun& r = *run;
         entries += r.count_entries, lookups += r.count_lookups, fills += r.count_tlb_fills, bounces += r.count_bounces;
         system += r.count_system, flushes += r.count_flushes, strings += r.count_string, parks += r.count_parks;
     }
