@@ -5,7 +5,7 @@
 add_library(vezha_options INTERFACE)
 target_compile_options(vezha_options INTERFACE
   -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Werror
-  $<$<CXX_COMPILER_ID:Clang>:-Wno-gnu-statement-expression -Wno-unused-private-field -Wno-missing-field-initializers>
+  $<$<CXX_COMPILER_ID:Clang>:-Wno-gnu-statement-expression -Wno-deprecated-declarations -Wno-unused-private-field -Wno-missing-field-initializers>
   $<$<CXX_COMPILER_ID:GNU>:-Wno-missing-field-initializers -Wno-maybe-uninitialized -Wno-restrict>
   -fno-omit-frame-pointer)
 target_include_directories(vezha_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
