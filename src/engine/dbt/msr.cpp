@@ -101,8 +101,8 @@ bool read_msr(Context& ctx, u32 index, u64& value) {
             value = ctx.spec_ctrl;
             return shows(ctx, 7, &CpuidRegisters::edx, 26) || shows(ctx, 0x80000008, &CpuidRegisters::ebx, 14);
         case msr::kArchCapabilities: return shows(ctx, 7, &CpuidRegisters::edx, 29);
+        case kHwcr: value = 1 << 24; return amd(ctx);  // the TSC counts at the P0 frequency
         case kSysCfg:
-        case kHwcr:
         case kTseg:
         case kNbCfg:
         case kIntPending:
