@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Linux guest boots, and every way of ending ends the machine as it should."""
+import os
+import pty
+import select
 import signal
+import subprocess
+import termios
 
 import pytest
-from vm import run_flag
+from vm import LIMIT_S, VEZHA, run_flag
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4])
@@ -99,3 +104,28 @@ def test_serial_to_a_file_and_toml(boot, tiny, tmp_path):
     vm = boot("vezha.do=poweroff", str(config), "--cpus", "1")
     assert vm.wait() == 0, vm.errors
     assert "VEZHA-INIT-OK" in log.read_text()
+
+
+def test_escape_key_at_a_terminal(tiny):
+    leader, follower = pty.openpty()
+    before = termios.tcgetattr(follower)
+    command = [VEZHA, "run", "--kernel", str(tiny / "vmlinuz"), "--initrd", str(tiny / "initramfs-tiny.cpio.gz"), "--append",
+               "console=ttyS0", "--memory", "256M", "--cpus", "1", "--net", "none", "--engine", "dbt", "--qmp", "none"]
+    vm = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=subprocess.DEVNULL)
+    try:
+        seen = b""
+        while b"/ # " not in seen:
+            assert select.select([leader], [], [], LIMIT_S)[0], seen[-1000:]
+            seen += os.read(leader, 65536)
+        os.write(leader, b"\x03echo still $((40+2))\n")  # Ctrl-C is the guest's
+        while b"still 42" not in seen:
+            assert select.select([leader], [], [], LIMIT_S)[0], seen[-1000:]
+            seen += os.read(leader, 65536)
+        os.write(leader, b"\x01x")
+        assert vm.wait(LIMIT_S) == 0
+        assert termios.tcgetattr(follower) == before
+    finally:
+        vm.kill()
+        vm.wait()
+        os.close(leader)
+        os.close(follower)
