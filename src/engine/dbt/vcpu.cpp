@@ -176,7 +176,11 @@ void VcpuImpl::system() {
     case Outcome::Jumped: case Outcome::Repeat: break;
     }
     // MOV SS puts its own trap off; it is then lost in that of the next instruction.
-    if (traced && !ctx.mov_ss_shadow && (ctx.flags & x86::rflags::kTf)) {
+    // What enters a handler clears TF and takes no trap; POPF and IRET that clear it still take the one they owe.
+    const ZydisMnemonic m = insn.info.mnemonic;
+    const bool clears_late = m == ZYDIS_MNEMONIC_POPF || m == ZYDIS_MNEMONIC_POPFD || m == ZYDIS_MNEMONIC_POPFQ ||
+                             m == ZYDIS_MNEMONIC_IRET || m == ZYDIS_MNEMONIC_IRETD || m == ZYDIS_MNEMONIC_IRETQ;
+    if (traced && !ctx.mov_ss_shadow && ((ctx.flags & x86::rflags::kTf) || clears_late)) {
         ctx.fault = debug_fault(1 << 14);
         deliver_fault(ctx);
     }
