@@ -99,8 +99,7 @@ std::vector<u8> fadt(const Board& board, u64 facs_at, u64 dsdt_at) {
                            | 1u << 5   // no fixed sleep button; the power button is a fixed one
                            | 1u << 6   // the RTC's wake status is not in PM1
                            | 1u << 8   // the PM timer has 32 bits
-                           | 1u << 10  // reset register
-                           | 1u << 15; // platform timers are to be preferred to the TSC's calibration guess
+                           | 1u << 10; // reset register
     const u16 boot_flags = static_cast<u16>(1 | (board.i8042 ? 2 : 0) | (board.vga ? 0 : 4));
     Writer w;
     w.u32_(facs_at).u32_(dsdt_at).u8_(0).u8_(1);  // preferred profile: desktop

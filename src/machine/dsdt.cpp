@@ -21,8 +21,7 @@ Bytes processors(const Board& board) {
     return scope("\\_SB", all);
 }
 
-/// PCI Firmware 3.2, 4.5.1: grants what the guest asks for of native control, but for hot-plug of slots that have none
-/// in hardware (bits 0 and 1: also SHPC) it stays what the root ports say.
+/// PCI Firmware 3.2, 4.5.1: grants all native control that the guest asks for but that of SHPC (bit 1).
 Bytes osc() {
     return method("_OSC", 4,
                   {create_dword_field(arg(3), 0, "CDW1"),

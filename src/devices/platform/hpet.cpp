@@ -15,7 +15,7 @@ constexpr u64 kTimerWritable = kLevel | kInterrupt | kPeriodic | k32Bits | kRout
 // Without messages or legacy mode, a timer can only have IOAPIC input 2.
 constexpr u64 kTimerFixed = kPeriodicCapable | kWideCapable | kFsbCapable | u64{1u << 2} << 32;
 constexpr u64 kCapabilities = u64{Hpet::kPeriodFs} << 32 | 0x8086u << 16 | 1u << 15 | 1u << 13 | (Hpet::kTimers - 1) << 8 | 1;
-constexpr u64 kMinPeriod = 1000;  // ticks; bounds what a hostile guest can make us do
+constexpr u64 kMinPeriod = 5000;  // ticks; bounds what a hostile guest can make us do
 }  // namespace
 
 Hpet::Hpet(bus::Bus& bus, bus::Clock& clock, bus::MsiSink& msi, bus::IrqLine& irq0, bus::IrqLine& irq8, u64 base)

@@ -120,20 +120,24 @@ void Pic::serve(Chip& chip, u8 input) {
 
 void Pic::update_locked() { intr_.store(requested(0) >= 0, std::memory_order_release); }
 
+/// Does not call intr_changed_: the caller is the engine, which asks pending() again.
 u8 Pic::acknowledge() {
-    return changing([&]() -> u8 {
-        const int input = requested(0);
-        if (input < 0) return chips_[0].base + 7;  // spurious
-        if (input != 2 || chips_[0].single) {
-            serve(chips_[0], static_cast<u8>(input));
-            return static_cast<u8>(chips_[0].base + input);
-        }
+    std::lock_guard lock(lock_);
+    const int input = requested(0);
+    u8 vector;
+    if (input < 0) {
+        vector = chips_[0].base + 7;  // spurious
+    } else if (input != 2 || chips_[0].single) {
+        serve(chips_[0], static_cast<u8>(input));
+        vector = static_cast<u8>(chips_[0].base + input);
+    } else {
         const int behind = requested(1);
         serve(chips_[0], 2);
-        if (behind < 0) return chips_[1].base + 7;
-        serve(chips_[1], static_cast<u8>(behind));
-        return static_cast<u8>(chips_[1].base + behind);
-    });
+        vector = static_cast<u8>(chips_[1].base + (behind < 0 ? 7 : behind));
+        if (behind >= 0) serve(chips_[1], static_cast<u8>(behind));
+    }
+    update_locked();
+    return vector;
 }
 
 void Pic::write_command(Chip& chip, u8 value) {

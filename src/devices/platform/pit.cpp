@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/platform/pit.h"
 
+#include <algorithm>
+
 namespace vezha::devices::platform {
 
 namespace {
 enum Range : u32 { kCounters, kPort61 };
+constexpr u64 kMinPeriodNs = 50'000;  // bounds what a hostile guest can make the host do
 constexpr bool periodic(u8 mode) { return mode == 2 || mode == 3; }
 
 u16 to_bcd(u16 value) {
@@ -119,6 +122,7 @@ void Pit::schedule() {
         return timer_->cancel();
     }
     next_ns_ = counter.start_ns + bus::ticks_to_ns(at, kHz) + 1;  // rounding must not fall before the tick
+    if (periodic(counter.mode)) next_ns_ = std::max(next_ns_, clock_.now_ns() + kMinPeriodNs);
     timer_->arm(next_ns_);
 }
 

@@ -258,6 +258,18 @@ TEST_F(RtcTest, TellsTheTime) {
     EXPECT_GT(rtc.offset_seconds(), 0);
 }
 
+TEST_F(RtcTest, IsSetWhileTheDividerIsHeld) {
+    // As Linux does: the divider is let go after SET.
+    set(0x0b, 0x82);
+    set(0x0a, 0x76);
+    set(9, 0x32);
+    set(0x0b, 0x02);
+    set(0x0a, 0x26);
+    clock.advance(2 * kNsPerSec);
+    EXPECT_EQ(get(9), 0x32u);
+    EXPECT_EQ(get(0), 0x58u);
+}
+
 TEST_F(RtcTest, UpdateAlarmAndPeriodicInterrupts) {
     clock.advance(999'900'000);
     EXPECT_TRUE(get(0x0a) & 0x80);

@@ -75,7 +75,8 @@ void Rtc::set_memory_sizes(u64 low, u64 high) {
     put(0x5b, std::min<u64>(high / (64 * kKiB), 0xff'ffff), 3);
 }
 
-u64 Rtc::now_ns() const { return static_cast<u64>(static_cast<i64>(wall_clock_ns_()) + offset_ns_); }
+// Unsigned: an offset from a damaged state must not overflow.
+u64 Rtc::now_ns() const { return wall_clock_ns_() + static_cast<u64>(offset_ns_); }
 
 bool Rtc::stopped() const { return (cmos_[kB] & kBSet) || (cmos_[kA] & 0x60) == 0x60; }
 
@@ -184,14 +185,12 @@ u8 Rtc::read_register(u8 index) {
 void Rtc::write_register(u8 index, u8 value) {
     switch (index) {
         case kA:
-            cmos_[kA] = value & 0x7f;
-            schedule_update();
-            return schedule_periodic();
         case kB: {
+            // Time stands still in the registers while SET or the divider's reset stops it, whichever ends last.
             const bool was_stopped = stopped();
             if (!was_stopped) show_time();
-            cmos_[kB] = value;
-            if (value & kBSet) cmos_[kB] &= static_cast<u8>(~kBUpdate);
+            cmos_[index] = index == kA ? value & 0x7f : value;
+            if (cmos_[kB] & kBSet) cmos_[kB] &= static_cast<u8>(~kBUpdate);
             if (was_stopped && !stopped()) take_time();
             if (cmos_[kC] & cmos_[kB] & 0x70) raise(0);
             schedule_update();
