@@ -17,6 +17,9 @@ std::array<std::unique_ptr<Board::IsaLine>, 16> Board::make_isa_lines() {
 }
 
 namespace {
+/// Empty, for cards that come later: where ICH9 has its own, 00:1c.0 and up.
+constexpr u8 kRootPorts = 4;
+
 void log_debug_console(std::span<const u8> bytes) {
     log_info("guest", "{}", std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
 }
@@ -52,6 +55,11 @@ Board::Board(const Parts& parts)
     // Chipset slots of ICH9 are fixed; nothing else is on the bus yet.
     CHECK(pci_.add(lpc_, devices::pci::Slot{31, 0}).has_value());
     CHECK(pci_.add(smbus_, devices::pci::Slot{31, 3}).has_value());
+    for (u8 number = 0; number < kRootPorts; ++number) {
+        auto& port = root_ports_.emplace_back(std::make_unique<devices::pci::RootPort>(parts.bus, parts.vm.msi(), number));
+        port->set_multifunction();
+        CHECK(pci_.add(*port, devices::pci::Slot{28, number}).has_value());
+    }
 
     if (parts.test_devices) {
         debug_exit_ = std::make_unique<devices::platform::DebugExit>(parts.bus, parts.events);

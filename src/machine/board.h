@@ -11,6 +11,7 @@
 #include "devices/pci/host_bridge.h"
 #include "devices/pci/lpc.h"
 #include "devices/pci/pci_bus.h"
+#include "devices/pci/root_port.h"
 #include "devices/pci/smbus.h"
 #include "devices/platform/acpi_pm.h"
 #include "devices/platform/debug_ports.h"
@@ -92,6 +93,7 @@ class Board {
     devices::pci::HostBridge host_bridge_;
     devices::pci::Lpc lpc_;
     devices::pci::Smbus smbus_;
+    std::vector<std::unique_ptr<devices::pci::RootPort>> root_ports_;
 };
 
 }  // namespace vezha::machine

@@ -3,10 +3,17 @@
 
 #include <algorithm>
 
+#include "devices/pci/bridge.h"
+
 namespace vezha::machine {
 
 using devices::pci::BarKind;
 using devices::pci::Function;
+
+namespace {
+// PCI-to-PCI Bridge Architecture 1.2, 3.2.
+constexpr u16 kIoBase = 0x1c, kMemoryBase = 0x20, kPrefetchableBase = 0x24;
+}  // namespace
 
 Result<> assign_pci_resources(devices::pci::PciBus& root, const PciWindows& windows) {
     struct Wish {
@@ -34,6 +41,19 @@ Result<> assign_pci_resources(devices::pci::PciBus& root, const PciWindows& wind
         if (wish.function->bar_base(wish.bar)) continue;
         wish.function->config_write(offset, 4, static_cast<u32>(base));
         if (wish.kind == BarKind::Memory64) wish.function->config_write(static_cast<u16>(offset + 4), 4, static_cast<u32>(base >> 32));
+    }
+    u8 last_bus = 0;
+    for (Function* function : root.functions()) {
+        auto* bridge = dynamic_cast<devices::pci::Bridge*>(function);
+        if (!bridge) continue;
+        ++last_bus;
+        std::lock_guard lock(bridge->mutex());
+        // Its windows stay closed (base above limit) while nothing is behind it.
+        bridge->config_write(devices::pci::kSecondaryBus, 1, last_bus);
+        bridge->config_write(devices::pci::kSubordinateBus, 1, last_bus);
+        bridge->config_write(kMemoryBase, 4, 0x0000'fff0);
+        bridge->config_write(kPrefetchableBase, 4, 0x0000'fff0);
+        bridge->config_write(kIoBase, 2, 0x00f0);
     }
     return {};
 }
