@@ -139,6 +139,7 @@ void write_debug(Context& ctx, unsigned index, u64 value) {
         ctx.dr[index] = value;
     } else {
         if (value >> 32) raise_gp(0);
+        ctx.flags &= ~rflags::kRf;  // for the instruction that follows
         if (index == 6) ctx.dr6 = (value & 0xe00f) | 0xffff'0ff0;
         else ctx.dr7 = (value & 0xffff'2bff) | 0x400;
     }

@@ -2,6 +2,7 @@
 // Compiled with -mgeneral-regs-only: the guest's vector registers are live here. No library calls.
 #include "engine/dbt/dispatch.h"
 
+#include "engine/dbt/breakpoints.h"
 #include "engine/dbt/slow_access.h"
 
 namespace vezha::engine::dbt {
@@ -16,7 +17,7 @@ bool shadowed(const Context& ctx) { return ctx.sti_shadow || ctx.mov_ss_shadow; 
 }  // namespace
 
 u64 block_mode(const Context& ctx) {
-    return ctx.mode_key | (shadowed(ctx) || (ctx.flags & x86::rflags::kTf) ? key::kSingle : 0);
+    return ctx.mode_key | (shadowed(ctx) || (ctx.flags & x86::rflags::kTf) || breakpoints_enabled(ctx) ? key::kSingle : 0);
 }
 
 void execute(GuestRun& run, const Thunks& thunks, const Block& block) {

@@ -184,6 +184,7 @@ Fault debug_fault(u64 dr6_bits) { return {.pending = true, .vector = kDebug, .ad
 void deliver_fault(Context& ctx) {
     const Fault fault = ctx.fault;
     ctx.fault = {};
+    if (ctx.mp_state == MpState::Halted) ctx.mp_state = MpState::Runnable;  // a trap after HLT
     if (fault.vector == kPageFault) ctx.cr2 = fault.address;
     if (fault.vector == kDebug) {
         // B0-B3, BD, BS, BT are sticky but for B0-B3, which say what matched this time.

@@ -9,12 +9,17 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "engine/dbt/breakpoints.h"
 #include "engine/dbt/signals.h"
 #include "engine/dbt/slow_access.h"
 #include "engine/dbt/trace.h"
 #include "engine/dbt/translate.h"
 
 namespace vezha::engine::dbt {
+
+namespace {
+constexpr u64 kDr6SingleStep = 1 << 14;
+}
 
 std::unique_ptr<VcpuImpl> VcpuImpl::create(VmImpl& vm, u32 index, const x86::CpuModel& model) {
     GuestRun* run = vm.new_run();
@@ -95,6 +100,9 @@ Exit VcpuImpl::run() {
             sleep();
             continue;
         }
+        if (breakpoints_enabled(ctx)) [[unlikely]] {
+            if (stop_at_breakpoint()) continue;
+        }
         running_.store(true, std::memory_order_seq_cst);
         const Next next = dispatch(run, vm_.thunks());
         if (next == Next::Bounce) {
@@ -130,13 +138,29 @@ void VcpuImpl::handle(Next next) {
     }
 }
 
+/// While the guest has breakpoints: before each instruction. @return true if an instruction breakpoint was delivered
+bool VcpuImpl::stop_at_breakpoint() {
+    Context& ctx = run_->ctx;
+    park_vector_state(ctx);
+    const BreakpointHits hits = breakpoint_hits(ctx);
+    watch_hits_ |= hits.after;
+    if (!hits.before || ctx.mov_ss_shadow) return false;
+    ctx.sti_shadow = false;
+    ctx.flags |= x86::rflags::kRf;  // in the pushed image, so that IRET goes on past it
+    ctx.fault = debug_fault(hits.before);
+    deliver_fault(ctx);
+    return true;
+}
+
 /// After a single-instruction block: shadows last one instruction, TF traps after it (SDM vol. 3B, 18.3.1.4).
 void VcpuImpl::finish_instruction() {
     Context& ctx = run_->ctx;
     ctx.sti_shadow = ctx.mov_ss_shadow = false;
-    if (ctx.flags & x86::rflags::kTf) {
+    const u64 hits = std::exchange(watch_hits_, 0) | (ctx.flags & x86::rflags::kTf ? kDr6SingleStep : 0);
+    ctx.flags &= ~x86::rflags::kRf;
+    if (hits) {
         park_vector_state(ctx);
-        ctx.fault = debug_fault(1 << 14);
+        ctx.fault = debug_fault(hits);
         deliver_fault(ctx);
     }
 }
@@ -180,8 +204,10 @@ void VcpuImpl::system() {
     const ZydisMnemonic m = insn.info.mnemonic;
     const bool clears_late = m == ZYDIS_MNEMONIC_POPF || m == ZYDIS_MNEMONIC_POPFD || m == ZYDIS_MNEMONIC_POPFQ ||
                              m == ZYDIS_MNEMONIC_IRET || m == ZYDIS_MNEMONIC_IRETD || m == ZYDIS_MNEMONIC_IRETQ;
-    if (traced && !ctx.mov_ss_shadow && ((ctx.flags & x86::rflags::kTf) || clears_late)) {
-        ctx.fault = debug_fault(1 << 14);
+    u64 hits = traced && ((ctx.flags & x86::rflags::kTf) || clears_late) ? kDr6SingleStep : 0;
+    if (!ctx.mov_ss_shadow) hits |= std::exchange(watch_hits_, 0);
+    if (hits && !ctx.mov_ss_shadow) {
+        ctx.fault = debug_fault(hits);
         deliver_fault(ctx);
     }
 }

@@ -35,6 +35,7 @@ class VcpuImpl final : public Vcpu {
     void translate_here(u64 mode);
     void system();
     void bounce();
+    bool stop_at_breakpoint();
     void finish_instruction();
     void fail_here(std::string why);
 
@@ -45,6 +46,7 @@ class VcpuImpl final : public Vcpu {
     std::atomic<int> thread_id_{0};
     Error error_{ErrorCode::Internal, "no error"};
     bool failed_ = false;
+    u64 watch_hits_ = 0;  ///< data breakpoints that the instruction in progress hits: DR6 bits
 };
 
 }  // namespace vezha::engine::dbt
