@@ -44,7 +44,8 @@ Result<x86::CpuState> load_multiboot(memory::GuestMemory& memory, const Payload&
 
 /// Low memory that the loaders use; free for the kernel once it has read them.
 namespace layout {
-inline constexpr u64 kGdt = 0x500, kStartInfo = 0x6000, kZeroPage = 0x7000, kStackTop = 0x9000, kMultibootInfo = 0x9000;
+inline constexpr u64 kGdt = 0x500, kStartInfo = 0x6000, kZeroPage = 0x7000, kStackTop = 0x9000;
+inline constexpr u64 kMultibootInfo = 0x31000;  // one page, clear of images that load low
 inline constexpr u64 kPml4 = 0xa000, kPdpt = 0xb000, kPageDirectories = 0xc000;  // 4 of them, up to 0x10000
 inline constexpr u64 kSetupData = 0x11000, kCommandLine = 0x20000, kCommandLineEnd = 0x30000;
 }  // namespace layout

@@ -98,7 +98,7 @@ Result<x86::CpuState> load_multiboot(memory::GuestMemory& memory, const Payload&
 
     std::vector<MapRow> rows;
     for (const MapEntry& entry_row : payload.map)
-        if (map_at + (rows.size() + 1) * sizeof(MapRow) <= layout::kPml4) rows.push_back({20, entry_row.base, entry_row.size, entry_row.type});
+        if (map_at + (rows.size() + 1) * sizeof(MapRow) <= layout::kMultibootInfo + kPageSize) rows.push_back({20, entry_row.base, entry_row.size, entry_row.type});
     TRY(memory.write({map_at}, {reinterpret_cast<const u8*>(rows.data()), rows.size() * sizeof(MapRow)}));
     info.map_address = static_cast<u32>(map_at);
     info.map_length = static_cast<u32>(rows.size() * sizeof(MapRow));
