@@ -5,6 +5,9 @@
 
 #include "bus/clock.h"
 
+#include <atomic>
+#include <thread>
+
 namespace vezha::bus {
 namespace {
 
@@ -91,6 +94,31 @@ TEST(ManualClock, RunsAlarmsAtTheirDeadlines) {
     clock.advance(26);
     EXPECT_EQ(seen, (std::vector<u64>{5, 15, 25}));
     EXPECT_EQ(clock.now_ns(), 26u);
+}
+
+TEST(GuestClock, AnAlarmArmedWhileTheLastOneFiresIsNotLost) {
+    auto loop = LoopThread::start("clock").value();
+    GuestClock clock(loop->loop());
+    std::atomic<u64> wanted{0};  // 0: fired
+    auto timer = clock.new_timer([&] {
+        const u64 deadline = wanted.load();
+        if (deadline && clock.now_ns() >= deadline) wanted.store(0);
+    });
+    const u64 end = clock.now_ns() + kNsPerSec / 2;
+    while (clock.now_ns() < end) {
+        // As a one-shot timer does: a short deadline, replaced by a later one at about the time it fires.
+        timer->arm(clock.now_ns() + 20'000);
+        const u64 soon = clock.now_ns() + 15'000;
+        while (clock.now_ns() < soon) {
+        }
+        const u64 deadline = clock.now_ns() + 60'000;
+        wanted.store(deadline);
+        timer->arm(deadline);
+        while (wanted.load()) {
+            if (clock.now_ns() > deadline + 10 * kNsPerSec) FAIL() << "lost";
+            std::this_thread::yield();
+        }
+    }
 }
 
 }  // namespace

@@ -14,6 +14,9 @@ class GuestClock::LoopTimer final : public Timer {
               {
                   std::lock_guard lock(clock_.mutex_);
                   if (!deadline_ || clock_.paused_) return;
+                  // Armed anew while this call was on its way: the loop's alarm for that is still to come, and
+                  // forgetting the deadline here would lose it.
+                  if (monotonic_ns() < host_deadline(*deadline_)) return;
                   deadline_.reset();
               }
               callback();
