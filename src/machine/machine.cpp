@@ -160,6 +160,7 @@ Result<> Machine::load_boot() {
     x86::CpuState first = TRY(boot_->load(memory_, memory_map(), tables.rsdp_address));
     for (u32 i = 0; i < config_.cpus; ++i) {
         x86::CpuState state = i == 0 ? std::move(first) : x86::reset_state(false, i);
+        boot::set_memory_types(state);  // the same on every processor, or the guest's kernel complains
         // Only what this model's processor has.
         std::erase_if(state.msrs, [this](const x86::MsrValue& msr) { return std::find(model_.msrs.begin(), model_.msrs.end(), msr.index) == model_.msrs.end(); });
         TRY(vcpus_->vcpu(i).load(state).context(fmt::format("vCPU {}", i)));

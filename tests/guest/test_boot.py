@@ -17,6 +17,8 @@ def test_boots_to_init_and_powers_off(boot, cpus):
     assert vm.wait() == 0, vm.text()[-2000:]
     assert "VEZHA-INIT-OK" in vm.text()
     assert f"\n{cpus}\r\ncpus-seen" in vm.text()
+    for complaint in ("mtrr: your", "Firmware Bug", "soft lockup", "Bad page", "BUG:", "WARNING: CPU", "unstable"):
+        assert complaint not in vm.text()
 
 
 def test_shell_answers_on_pipes(boot):

@@ -53,12 +53,14 @@ u64 place_high(const std::vector<MapEntry>& map, u64 size, u64 floor, u64 limit)
     return best >= floor ? best : 0;
 }
 
+void set_memory_types(x86::CpuState& state) { state.set_msr(x86::msr::kMtrrDefType, 0x806); }
+
 void set_firmware_state(x86::CpuState& state) {
     const auto put = [&state](usize offset, u32 value) { std::memcpy(state.lapic.registers.data() + offset, &value, sizeof value); };
     put(x86::lapic::kSpurious, 0x1ff);
     put(x86::lapic::kLvtLint0, 0x8700);  // ExtINT
     put(x86::lapic::kLvtLint1, 0x8400);  // NMI
-    state.set_msr(x86::msr::kMtrrDefType, 0x806);  // enabled, write-back
+    set_memory_types(state);
     state.cr0 &= ~(x86::cr0::kCd | x86::cr0::kNw);
 }
 

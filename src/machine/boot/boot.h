@@ -56,7 +56,9 @@ u64 low_ram_end(const std::vector<MapEntry>& map);
 /// Finds room for `size` bytes as high as possible below `limit`, in RAM above `floor`. 0: there is none.
 u64 place_high(const std::vector<MapEntry>& map, u64 size, u64 floor, u64 limit);
 
-/// What firmware would have left: virtual wire mode in the local APIC, write-back memory type.
+/// What firmware would have left in every processor's MTRRs: enabled, write-back. INIT keeps it.
+void set_memory_types(x86::CpuState& state);
+/// What firmware would have left in the boot processor: virtual wire mode in the local APIC, write-back memory type.
 void set_firmware_state(x86::CpuState& state);
 /// 32-bit protected mode without paging, as PVH and Multiboot enter.
 x86::CpuState protected_mode_state(u64 entry);
