@@ -18,8 +18,8 @@ enum class Next : u8 {
 
 /// Runs guest code until something needs C++ with parked vector state. General registers only; the vCPU counts as running.
 Next dispatch(GuestRun& run, const Thunks& thunks);
-/// Runs the block (entered once) and leaves the reason in run.
-void execute(GuestRun& run, const Thunks& thunks, const Block& block);
+/// Runs the code at a block's entry and leaves the reason in run.
+void execute(GuestRun& run, const Thunks& thunks, const u8* entry);
 /// The mode that the next block needs.
 u64 block_mode(const Context& ctx);
 

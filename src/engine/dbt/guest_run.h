@@ -117,6 +117,8 @@ struct GuestRun {
     std::condition_variable wake;
     void* thunks = nullptr;      ///< struct Thunks
     u32 pauses = 0;
+    /// An interrupt may wait for IF. Set by whoever may have caused that, cleared when service_events() found nothing.
+    std::atomic<bool> maybe_pending{true};
 
     // Statistics, this thread's.
     u64 count_entries = 0, count_lookups = 0, count_tlb_fills = 0, count_bounces = 0, count_system = 0, count_flushes = 0,
@@ -143,6 +145,8 @@ void reset_tlb(GuestRun& run);
 /// Drops every entry that allows writing to the page whose host address is given (or all, if null). The vCPU is stopped or ours.
 void drop_write_entries(GuestRun& run, const u8* host_page);
 void add_jump(GuestRun& run, u64 rip, const u8* target, bool global);
+/// The entry that add_jump() noted for `rip` in the present mode, or nullptr.
+const u8* find_jump(const GuestRun& run, u64 rip);
 void clear_jumps(GuestRun& run, unsigned slot);
 /// Drops all jump entries, for a flush of the code cache.
 void clear_all_jumps(GuestRun& run);

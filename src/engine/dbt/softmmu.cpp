@@ -12,7 +12,7 @@ namespace {
 enum FilledKind : unsigned { kTlbEntry = 0, kJumpEntry = 1, kExecEntry = 2 };
 
 /// Where generated code looks for a RIP (Translator::exit_indirect).
-u64 jump_index(u64 rip) { return (rip + std::rotr(rip, 12)) & (GuestRun::kJumpEntries - 1); }
+inline u64 jump_index(u64 rip) { return (rip + std::rotr(rip, 12)) & (GuestRun::kJumpEntries - 1); }
 /// No address with this index can match: its page differs in the index's top bit, which no crossing reaches.
 constexpr u64 empty_tag(u64 index) { return -((index ^ GuestRun::kTlbEntries / 2) << 12); }
 constexpr u64 empty_jump(u64 index) { return -(index + 1); }
@@ -159,6 +159,12 @@ void add_jump(GuestRun& run, u64 rip, const u8* target, bool global) {
     const u64 hashed = (rip >> 12) & 4095;
     run.code_seen[hashed / 64] |= u64{1} << (hashed % 64);
     remember(run, global, kJumpEntry, slot, index);
+}
+
+const u8* find_jump(const GuestRun& run, u64 rip) {
+    const auto& jumps = run.jumps[key::slot(run.ctx.mode_key)];
+    const u64 index = jump_index(rip);
+    return jumps.tag[index] == -rip && index ? reinterpret_cast<const u8*>(jumps.target[index]) : nullptr;
 }
 
 GuestRun::Exec* exec_page(GuestRun& run, u64 linear) {

@@ -46,6 +46,7 @@ VcpuImpl::~VcpuImpl() { vm_.forget(this); }
 
 void request_attention(Context& ctx, u32 bits) {
     GuestRun& run = run_of(ctx);
+    run.maybe_pending.store(true, std::memory_order_seq_cst);
     const u32 before = ctx.attention.fetch_or(bits, std::memory_order_seq_cst);
     run.jump_index_mask.store(0, std::memory_order_seq_cst);
     if ((before & bits) == bits) return;
@@ -74,7 +75,10 @@ bool VcpuImpl::attend() {
     }
     if (bits & ~(attention::kExclusive | attention::kTlbFlush | attention::kKick)) {
         park_vector_state(ctx);
-        service_events(ctx);
+        // Cleared before looking, as whoever posts an interrupt sets it first.
+        run_->maybe_pending.store(false, std::memory_order_seq_cst);
+        const bool open = (ctx.flags & x86::rflags::kIf) && !ctx.sti_shadow && !ctx.mov_ss_shadow;
+        if (service_events(ctx) || !open) run_->maybe_pending.store(true, std::memory_order_seq_cst);
     }
     return false;
 }
@@ -178,6 +182,7 @@ void VcpuImpl::system() {
         return finish_instruction();
     }
     park_vector_state(ctx);
+    run.maybe_pending.store(true, std::memory_order_relaxed);  // TPR, EOI and the like may have changed
     const bool traced = ctx.flags & x86::rflags::kTf;
     ctx.sti_shadow = ctx.mov_ss_shadow = false;
     Outcome outcome = Outcome::Jumped;
@@ -240,7 +245,8 @@ void VcpuImpl::bounce() {
             park_vector_state(ctx);
             return translate_here(mode);
         }
-        execute(run, vm_.thunks(), *block);
+        run.maybe_pending.store(true, std::memory_order_relaxed);  // the local APIC's registers may be written
+        execute(run, vm_.thunks(), block->entry);
         after = run.exit_reason == ExitReason::Fault ? Next::Fault
                 : run.exit_reason == ExitReason::System ? Next::System : Next::Stepped;
     }
