@@ -89,13 +89,19 @@ Next dispatch(GuestRun& run, const Thunks& thunks) {
         }
         ++run.count_lookups;
         Block* block = run.cache->find(page->gpa | (linear & 0xfff), ctx.rip, mode);
-        if (!block) return Next::Translate;
+        if (!block) {
+            ctx.sti_shadow |= after_sti;  // it outlasts the way through C++
+            return Next::Translate;
+        }
         if (block->second_page) {
             const bool global = page->global;
             GuestRun::Exec* second = exec_page(run, (linear | 0xfff) + 1);
             if (!second) return Next::Fault;
             (void)global;
-            if (second->gpa != block->second_page) return Next::Translate;
+            if (second->gpa != block->second_page) {
+                ctx.sti_shadow |= after_sti;
+                return Next::Translate;
+            }
         } else if (!single) {
             if (link) Assembler::link(run.code_base + link, block->entry);
             if (mode & key::kFlatCode) add_jump(run, ctx.rip, block->entry, page->global);
