@@ -188,6 +188,16 @@ void analyse(Decoded& d, u64 mode) {
         break;
     default: break;
     }
+    // SDM vol. 2: E4NF, but Zydis 4.0 says E4.
+    if (info.mnemonic == ZYDIS_MNEMONIC_VGF2P8AFFINEQB || info.mnemonic == ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB) d.masked = false;
+    // MOD 0 with a SIB base field of 5 means displacement and no base, whatever REX.B is; Zydis 4.0 names R13D with
+    // 32-bit addresses.
+    if (d.memory >= 0 && info.raw.sib.offset && info.raw.modrm.mod == 0 && info.raw.sib.base == 5) {
+        auto& memory = d.insn.operands[d.memory].mem;
+        memory.base = ZYDIS_REGISTER_NONE;
+        memory.disp.has_displacement = ZYAN_TRUE;
+        memory.disp.value = info.raw.disp.value;
+    }
     if (info.mnemonic == ZYDIS_MNEMONIC_PAUSE && info.raw.rex.B) {  // F3 is idle here: XCHG R8, RAX
         d.kind = Kind::Plain;
         d.registers |= 1 << 0 | 1 << 8;
