@@ -3,8 +3,8 @@
 
 BUILD_PACKAGES=(g++ cmake ninja-build pkg-config ccache libzydis-dev libzycore-dev liburing-dev libslirp-dev libglib2.0-dev
     libfmt-dev nlohmann-json3-dev libtomlplusplus-dev libseccomp-dev libcap-ng-dev libgtest-dev libgmock-dev)
-IMAGE_PACKAGES=(mmdebstrap e2fsprogs busybox-static qemu-utils python3)
-TEST_PACKAGES=(acpica-tools python3-pytest libbenchmark-dev clang-19)
+IMAGE_PACKAGES=(mmdebstrap e2fsprogs busybox-static kmod qemu-utils python3)
+TEST_PACKAGES=(acpica-tools python3-pytest libbenchmark-dev clang-19 libclang-rt-19-dev)
 
 # install_packages NAME...: installs those that are missing, as root or through sudo. Prints nothing if all are there.
 install_packages() {
